@@ -1,0 +1,115 @@
+//! Owns: the door to the disk, as a trait, and the real files behind it. What may take long is started and
+//! completes later; nothing here blocks the loop but the calls marked *blocking*, which only opening a store and
+//! the offline tools use.
+//! Never: what the bytes mean.
+
+use std::io::{self, IoSlice};
+
+/// An open file. Never used again for another file while the process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub u32);
+
+/// Something that was started and will be reported by [`Disk::poll`] once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// Which queue of the disk's threads an operation stands in. Operations of one lane complete in order; a small
+/// state that must be persisted does not stand behind the data's fdatasync, nor does a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Segments: fdatasync, install, remove.
+    Data,
+    /// The small state (and later the registers).
+    Small,
+}
+
+/// What came of an operation that was started.
+#[derive(Debug)]
+pub enum Done {
+    /// A sync, an install or a removal.
+    Ok,
+    /// The bytes of a read; shorter than asked for only at the end of the file.
+    Read(Vec<u8>),
+}
+
+/// One data directory. Names are plain file names in it.
+///
+/// An error of `write` or of a completed sync or install is final (the caller stops the process): after it, what is
+/// on the disk is not known. Errors of kind [`io::ErrorKind::StorageFull`] from `reserve` and `create` are not.
+pub trait Disk {
+    /// *Blocking.* The names of all files, in no particular order.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn list(&mut self) -> io::Result<Vec<String>>;
+
+    /// *Blocking.* Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn open(&mut self, name: &str) -> io::Result<FileId>;
+
+    /// *Blocking.* The file's length in bytes.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn len(&mut self, file: FileId) -> io::Result<u64>;
+
+    /// *Blocking.* Reads up to `buf.len()` bytes at `at`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// *Blocking.* Waits for the next completion of anything that was started. `None`: nothing is under way.
+    fn wait(&mut self) -> Option<(OpId, io::Result<Done>)>;
+
+    /// Creates an empty file (an existing one of that name is emptied). Its directory entry is durable only after
+    /// an install, or a [`Disk::start_sync_dir`], has completed.
+    ///
+    /// # Errors
+    /// Whatever the system says; `StorageFull` is not final.
+    fn create(&mut self, name: &str) -> io::Result<FileId>;
+
+    /// Allocates the file's space up to `upto` bytes, so that writes below it cannot meet a full disk. The file's
+    /// length grows to at least `upto`; what was not written reads as zeros.
+    ///
+    /// # Errors
+    /// `StorageFull` where there is no room: nothing has changed then.
+    fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()>;
+
+    /// Writes all the bytes at `at` into the page cache.
+    ///
+    /// # Errors
+    /// Final, whatever it is.
+    fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Reads what is in the page cache, without waiting for the device. `None`: at least a part of it is not there.
+    /// Otherwise the number of bytes read: fewer than `buf.len()` only at the end of the file.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Forgets a file. Operations on it that are under way complete all the same.
+    fn close(&mut self, file: FileId);
+
+    /// Starts fdatasync: everything written to the file before this call is durable when it completes.
+    fn start_sync(&mut self, lane: Lane, file: FileId) -> OpId;
+
+    /// Starts a read of `len` bytes at `at` (see [`Done::Read`]).
+    fn start_read(&mut self, file: FileId, at: u64, len: usize) -> OpId;
+
+    /// Starts: fsync the file, rename it from `from` to `to` (replacing a file of that name), sync the directory.
+    /// When it completes, the file is under its new name for good.
+    fn start_install(&mut self, lane: Lane, file: FileId, from: &str, to: &str) -> OpId;
+
+    /// Starts a sync of the directory: what was created, renamed or removed before is so for good when it completes.
+    fn start_sync_dir(&mut self, lane: Lane) -> OpId;
+
+    /// Starts the removal of a name. A file of that name that is still open stays readable until it is closed.
+    fn start_remove(&mut self, lane: Lane, name: &str) -> OpId;
+
+    /// The next completion, if there is one. Never blocks.
+    fn poll(&mut self) -> Option<(OpId, io::Result<Done>)>;
+}
