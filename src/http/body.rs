@@ -82,7 +82,7 @@ enum Expect {
     /// A size; how many digits have come.
     Size(u8),
     /// The rest of an extension; how many bytes have come.
-    Extension(u16),
+    Extension(u16, Part),
     /// The LF that ends the line of the size.
     SizeLf,
     /// Data.
@@ -93,6 +93,28 @@ enum Expect {
     DataLf,
     /// A trailer line, or the empty line that ends the body.
     Trailer,
+}
+
+/// Where in a chunk's extension: `;name` or `;name=value`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Behind `;`: a name must follow.
+    Start,
+    Name,
+    /// Behind `=`: a value must follow.
+    ValueStart,
+    Value,
+}
+
+/// The part that `byte` belongs to; `None` where it is not allowed.
+fn extend(part: Part, byte: u8) -> Option<Part> {
+    match (part, byte) {
+        (Part::Start | Part::Name, b) if is_token_byte(b) => Some(Part::Name),
+        (Part::Name, b'=') => Some(Part::ValueStart),
+        (Part::Name | Part::Value, b';') => Some(Part::Start),
+        (Part::ValueStart | Part::Value, b) if !b.is_ascii_control() && b != b';' => Some(Part::Value),
+        _ => None,
+    }
 }
 
 /// The state of the chunk decoder.
@@ -155,13 +177,17 @@ impl Chunks {
                 Expect::Size(digits + 1)
             }
             (Expect::Size(1..), b'\r') => Expect::SizeLf,
-            (Expect::Size(1..), b';') => Expect::Extension(0),
+            (Expect::Size(1..), b';') => Expect::Extension(0, Part::Start),
             (Expect::Size(_), _) => return Err(bad_chunk("a chunk's size is not plain hexadecimal digits")),
-            (Expect::Extension(_), b'\r') => Expect::SizeLf,
-            (Expect::Extension(MAX_EXTENSION_BYTES), _) => {
+            (Expect::Extension(_, Part::Name | Part::Value), b'\r') => Expect::SizeLf,
+            (Expect::Extension(MAX_EXTENSION_BYTES, _), _) => {
                 return Err(bad_chunk("a chunk's extension is over 256 bytes"));
             }
-            (Expect::Extension(n), b) if !b.is_ascii_control() => Expect::Extension(n + 1),
+            (Expect::Extension(n, part), b) => {
+                let part =
+                    extend(part, b).ok_or_else(|| bad_chunk("a chunk's extension is not ;NAME or ;NAME=VALUE"))?;
+                Expect::Extension(n + 1, part)
+            }
             (Expect::SizeLf, b'\n') => self.sized()?,
             (Expect::DataCr, b'\r') => Expect::DataLf,
             (Expect::DataLf, b'\n') => Expect::Size(0),

@@ -96,29 +96,39 @@ impl Scan {
                 return Err(not_http());
             }
             let end = buf.len().min(self.start + limit);
-            let Some(offset) = buf.get(self.seen..end).and_then(|fresh| memchr::memchr(b'\n', fresh)) else {
+            let fresh = buf.get(self.seen..end).unwrap_or_default();
+            let Some(offset) = memchr::memchr2(b'\r', b'\n', fresh) else {
                 self.seen = self.seen.max(end);
-                let full = end == self.start + limit;
-                return if full { Err(too_long(&buf[self.start..end], limit)) } else { Ok(None) };
+                return self.unfinished(&buf[..end], limit);
             };
-            let lf = self.seen + offset;
-            let line = &buf[self.line..=lf];
-            if !line.ends_with(b"\r\n") {
-                return Err(bad_head("a line of the head ends with a bare LF: lines end with CR LF"));
+            let at = self.seen + offset;
+            match buf[at..end] {
+                [b'\r', b'\n', ..] => {}
+                [b'\r'] => {
+                    self.seen = at;
+                    return self.unfinished(&buf[..end], limit);
+                }
+                _ => return Err(bad_head("a bare CR or LF in the head: lines end with CR LF")),
             }
-            let blank = line.len() == 2;
-            self.line = lf + 1;
-            self.seen = lf + 1;
-            if blank && lf - 1 > self.start {
-                return Ok(Some(self.start..lf + 1));
+            let blank = at == self.line;
+            self.line = at + 2;
+            self.seen = at + 2;
+            if blank && at > self.start {
+                return Ok(Some(self.start..self.seen));
             }
             if blank {
                 if self.start >= 2 * LEADING_BLANK_LINES {
                     return Err(bad_head("too many blank lines before the request line"));
                 }
-                self.start = lf + 1;
+                self.start = self.seen;
             }
         }
+    }
+
+    /// The end has not come in these bytes, which reach to the limit or to what has come.
+    fn unfinished(&self, seen: &[u8], limit: usize) -> Result<Option<Range<usize>>, Reject> {
+        let head = seen.get(self.start..).unwrap_or_default();
+        if head.len() >= limit { Err(too_long(head, limit)) } else { Ok(None) }
     }
 }
 
