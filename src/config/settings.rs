@@ -1,11 +1,11 @@
 //! Owns: every setting: its name, default, range and meaning. All are optional in the file.
 //! Never: what is done with a setting; the table of shards.
 
-use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
@@ -127,8 +127,8 @@ impl Default for Store {
 pub struct Origin {
     /// `table.name`.
     pub setting: String,
-    /// The value as it would stand in the file.
-    pub value: String,
+    /// The value. As text it would stand so in the file: JSON's numbers, texts and lists are TOML's.
+    pub value: Value,
     /// The file's line that sets it, counted from 1; none: it is the default.
     pub line: Option<usize>,
 }
@@ -240,7 +240,7 @@ impl<'s, 't, 'r> Section<'s, 't, 'r> {
 
     fn number<T>(&mut self, name: &'static str, into: &mut T, range: RangeInclusive<u64>)
     where
-        T: TryFrom<u64> + Display,
+        T: TryFrom<u64> + Copy + Into<Value>,
     {
         let (low, high) = (*range.start(), *range.end());
         let line = self.take(name, format!("a whole number from {low} to {high}"), |value| {
@@ -249,7 +249,7 @@ impl<'s, 't, 'r> Section<'s, 't, 'r> {
             *into = fits.ok_or_else(|| format!("{number} is out of range"))?;
             Ok(())
         });
-        self.note(name, into.to_string(), line);
+        self.note(name, (*into).into(), line);
     }
 
     fn text(&mut self, name: &'static str, into: &mut String, check: fn(&str) -> Result<String, String>) {
@@ -257,7 +257,7 @@ impl<'s, 't, 'r> Section<'s, 't, 'r> {
             *into = check(&leaf::<String>(value)?)?;
             Ok(())
         });
-        self.note(name, format!("{into:?}"), line);
+        self.note(name, into.clone().into(), line);
     }
 
     fn texts(&mut self, name: &'static str, into: &mut Vec<String>, check: fn(&str) -> Result<String, String>) {
@@ -266,7 +266,7 @@ impl<'s, 't, 'r> Section<'s, 't, 'r> {
             *into = texts.iter().map(|t| check(t)).collect::<Result<_, _>>()?;
             Ok(())
         });
-        self.note(name, format!("{into:?}"), line);
+        self.note(name, into.clone().into(), line);
     }
 
     /// Hands the setting's value, if the file has one, to `read`; gives its line. `wants` says what is taken.
@@ -284,7 +284,7 @@ impl<'s, 't, 'r> Section<'s, 't, 'r> {
         Some(self.report.line_of(value.span().start))
     }
 
-    fn note(&mut self, name: &str, value: String, line: Option<usize>) {
+    fn note(&mut self, name: &str, value: Value, line: Option<usize>) {
         self.origins.push(Origin { setting: format!("{}.{name}", self.name), value, line });
     }
 
@@ -325,7 +325,7 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 fn directory(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains('\0') {
+    if text.is_empty() || text.chars().any(char::is_control) {
         return Err("this names no directory".to_owned());
     }
     Ok(text.to_owned())
