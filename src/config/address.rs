@@ -60,7 +60,7 @@ fn why_not(text: &str) -> String {
         return format!("{text:?}: an IPv6 address stands in brackets before its port: [{host}]:{port}");
     }
     if host.chars().any(|c| c.is_ascii_alphabetic()) && !host.starts_with('[') {
-        return format!("{text:?}: {host:?} is a host name, and the table takes IP addresses: write the host's IP");
+        return format!("{text:?}: {host:?} is a host name, not an IP address: write the host's IP");
     }
     format!("{text:?}: {host:?} is not an IP address")
 }

@@ -55,11 +55,10 @@ impl fmt::Display for LoadError {
         match self {
             LoadError::Read { file, reason } => write!(f, "{file}: {reason}"),
             LoadError::Invalid(errors) => {
-                for error in errors {
-                    writeln!(f, "{error}")?;
-                }
                 let (many, s) = (errors.len(), if errors.len() == 1 { "" } else { "s" });
-                write!(f, "{file}: {many} error{s}", file = errors.first().map_or("", |e| &e.file))
+                let file = errors.first().map_or("the file", |e| &e.file);
+                write!(f, "{file} does not describe a cluster: {many} error{s}")?;
+                errors.iter().try_for_each(|error| write!(f, "\n{error}"))
             }
         }
     }

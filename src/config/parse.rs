@@ -77,11 +77,10 @@ fn check_tables(root: &DeTable<'_>, report: &mut Report<'_>) {
 }
 
 fn read_shards(root: &DeTable<'_>, end: usize, report: &mut Report<'_>) -> Vec<Draft> {
-    let Some(value) = root.get("shard") else {
-        // A table whose name is nearly right has been told already: its shards are not missing.
-        if !root.keys().any(|k| nearest(k.get_ref(), &["shard"]).is_some()) {
-            report.absent(end..end, "no shard at all", "write a [[shard]] with name, idx, address and replicas");
-        }
+    // A table whose name is nearly right has been told as unknown; its shards are checked all the same.
+    let meant = || root.iter().find(|(key, _)| nearest(key.get_ref(), &["shard"]).is_some()).map(|(_, value)| value);
+    let Some(value) = root.get("shard").or_else(meant) else {
+        report.absent(end..end, "no shard at all", "write a [[shard]] with name, idx, address and replicas");
         return Vec::new();
     };
     match value.get_ref() {

@@ -107,6 +107,8 @@ fn mistyped_and_misplaced_tables_are_recognised() {
         assert!(errors(text).iter().any(|e| e.contains(says)), "{text:?}: {:?}", errors(text));
     }
     assert_eq!(errors(&sample).len(), 1);
+    let told = errors(&sample.replace("127.0.0.1:8083", "localhost:8083"));
+    assert!(told.len() == 2 && told[1].contains("host name"), "what the mistyped tables hold is checked: {told:?}");
 }
 
 #[test]
@@ -281,5 +283,49 @@ fn a_file_that_cannot_be_read_is_a_sentence() {
     std::fs::write(&path, b"[[shard]]\nname = \"\xff\"").unwrap();
     assert!(load(&path).unwrap_err().to_string().ends_with("not UTF-8 text: byte 18 cannot be decoded"));
     std::fs::write(&path, "").unwrap();
-    assert!(load(&path).unwrap_err().to_string().ends_with(": 1 error"));
+    assert!(load(&path).unwrap_err().to_string().contains("x.toml does not describe a cluster: 1 error\n"));
+}
+
+/// Lines of which files are made that are nearly right.
+const LINES: [&str; 16] = [
+    "[[shard]]",
+    "[[shards]]",
+    "[shard]",
+    "[limits]",
+    "[store]",
+    "name = \"a\"",
+    "name = \"b\"",
+    "name = 7",
+    "idx = 0",
+    "idx = 1",
+    "address = \"127.0.0.1:1\"",
+    "address = 127.0.0.1:1",
+    "replicas = [\"127.0.0.1:2\", \"[::1]:3\"]",
+    "replicas = [",
+    "max_key_bytes = 9",
+    "= ä\t\"",
+];
+
+proptest::proptest! {
+    #[test]
+    fn any_text_gives_a_cluster_or_errors_that_can_be_shown(text in "\\PC{0,60}") {
+        check_any(&text);
+    }
+
+    #[test]
+    fn any_lines_give_a_cluster_or_errors_that_can_be_shown(
+        lines in proptest::collection::vec(proptest::sample::select(&LINES[..]), 0..14)
+    ) {
+        check_any(&lines.join("\n"));
+    }
+}
+
+fn check_any(text: &str) {
+    match parse(text, "f") {
+        Ok(loaded) => assert!(!loaded.cluster.nodes().is_empty()),
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            let _ = LoadError::Invalid(errors).to_string();
+        }
+    }
 }
