@@ -85,8 +85,10 @@ impl Peers {
     /// The links to dial now.
     #[must_use]
     pub fn due(&self, now_ms: u64) -> Vec<(NodeId, Class)> {
-        self.each().filter(|(.., o)| matches!(o.state, State::Waiting { until_ms } if until_ms <= now_ms))
-            .map(|(node, class, _)| (node, class)).collect()
+        self.each()
+            .filter(|(.., o)| matches!(o.state, State::Waiting { until_ms } if until_ms <= now_ms))
+            .map(|(node, class, _)| (node, class))
+            .collect()
     }
 
     /// The links whose dial has taken too long; the caller closes them, and says so by [`Peers::down`].

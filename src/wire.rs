@@ -84,15 +84,6 @@ pub struct Forward<'a> {
     pub op: Op<'a>,
 }
 
-/// What came of a forwarded request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer<'a> {
-    /// It was taken.
-    Outcome(Outcome<'a>),
-    /// Not executed: the receiver is not the shard's primary.
-    NotPrimary,
-}
-
 /// One frame's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message<'a> {
@@ -118,7 +109,15 @@ pub enum Message<'a> {
         /// The number that the request carried.
         id: u64,
         /// What came of it.
-        answer: Answer<'a>,
+        outcome: Outcome<'a>,
+    },
+    /// The answer to [`Message::Forward`] of a node that is not the shard's primary: surely not executed. It carries the
+    /// request back, so that the sender need not keep a copy of every one that it forwards.
+    NotPrimary {
+        /// The number that the request carried.
+        id: u64,
+        /// The request.
+        op: Op<'a>,
     },
 }
 
@@ -155,6 +154,7 @@ const PING: u8 = 4;
 const PONG: u8 = 5;
 const FORWARD: u8 = 6;
 const ANSWER: u8 = 7;
+const NOT_PRIMARY: u8 = 8;
 
 /// Appends a message as one frame.
 pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
@@ -170,7 +170,8 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         Message::Forward(forward) => {
             w.u8(FORWARD).u64(forward.id).u64(forward.stream).u32(forward.ms_left).op(&forward.op)
         }
-        Message::Answer { id, answer } => w.u8(ANSWER).u64(*id).answer(answer),
+        Message::Answer { id, outcome } => w.u8(ANSWER).u64(*id).outcome(outcome),
+        Message::NotPrimary { id, op } => w.u8(NOT_PRIMARY).u64(*id).op(op),
     };
     let body = out.len() - start - FRAME_HEAD_BYTES;
     let length = u32::try_from(body).expect("keys and values are limited far below 4 GiB").to_le_bytes();
@@ -255,11 +256,7 @@ impl Writer<'_> {
         };
         self.u8(verb).u8(op.stale.into()).u8(condition).u64(lsn).bytes(op.key).bytes(op.value)
     }
-    fn answer(&mut self, answer: &Answer<'_>) -> &mut Self {
-        let outcome = match answer {
-            Answer::NotPrimary => return self.u8(0),
-            Answer::Outcome(outcome) => outcome,
-        };
+    fn outcome(&mut self, outcome: &Outcome<'_>) -> &mut Self {
         match outcome {
             Outcome::Found { lsn, value, stale } => self.u8(1).u64(lsn.0).u8((*stale).into()).bytes(value),
             Outcome::Created(lsn) => self.u8(2).u64(lsn.0),
@@ -278,10 +275,11 @@ impl Writer<'_> {
 }
 
 /// The failures, in the order of their codes in a frame.
-const FAILURES: [Failure; 8] = [
+const FAILURES: [Failure; 9] = [
     Failure::NoPrimary,
     Failure::Draining,
     Failure::Overloaded,
+    Failure::DiskSlow,
     Failure::Corrupt,
     Failure::Unknown,
     Failure::DiskFull,
@@ -332,13 +330,11 @@ impl<'a> Reader<'a> {
             REFUSE => Message::Refuse { reason: self.text()?, table: self.text()? },
             PING => Message::Ping(self.status()?),
             PONG => Message::Pong(self.status()?),
-            FORWARD => Message::Forward(Forward {
-                id: self.u64()?,
-                stream: self.u64()?,
-                ms_left: self.u32()?,
-                op: self.op()?,
-            }),
-            ANSWER => Message::Answer { id: self.u64()?, answer: self.answer()? },
+            FORWARD => {
+                Message::Forward(Forward { id: self.u64()?, stream: self.u64()?, ms_left: self.u32()?, op: self.op()? })
+            }
+            ANSWER => Message::Answer { id: self.u64()?, outcome: self.outcome()? },
+            NOT_PRIMARY => Message::NotPrimary { id: self.u64()?, op: self.op()? },
             _ => return None,
         })
     }
@@ -386,9 +382,8 @@ impl<'a> Reader<'a> {
         let key = self.bytes().filter(|key| !key.is_empty())?;
         Some(Op { verb, key, value: self.bytes()?, condition, stale })
     }
-    fn answer(&mut self) -> Option<Answer<'a>> {
-        Some(Answer::Outcome(match self.u8()? {
-            0 => return Some(Answer::NotPrimary),
+    fn outcome(&mut self) -> Option<Outcome<'a>> {
+        Some(match self.u8()? {
             1 => {
                 let (lsn, stale) = (self.lsn()?, self.bool()?);
                 Outcome::Found { lsn, stale, value: self.bytes()? }
@@ -402,7 +397,7 @@ impl<'a> Reader<'a> {
             8 => Outcome::PreconditionFailed(Some(self.lsn()?)),
             9 => Outcome::Failed(*FAILURES.get(self.u8()? as usize)?),
             _ => return None,
-        }))
+        })
     }
 }
 
@@ -442,6 +437,7 @@ mod tests {
             let verb = [Verb::Get, Verb::Set, Verb::Update, Verb::Delete][verb as usize];
             let op = Op { verb, key: &key, value: &value, condition, stale };
             round_trip(&Message::Forward(Forward { id, stream, ms_left, op }));
+            round_trip(&Message::NotPrimary { id, op });
         }
 
         #[test]
@@ -471,9 +467,8 @@ mod tests {
         ];
         outcomes.extend(FAILURES.map(Outcome::Failed));
         for outcome in outcomes {
-            round_trip(&Message::Answer { id: 5, answer: Answer::Outcome(outcome) });
+            round_trip(&Message::Answer { id: 5, outcome });
         }
-        round_trip(&Message::Answer { id: 5, answer: Answer::NotPrimary });
     }
 
     #[test]
@@ -488,8 +483,7 @@ mod tests {
             incarnation: 77,
             address: "127.0.0.1:8080",
         };
-        let status =
-            Status { ready: true, is_primary: false, epoch: Epoch(2), end: Lsn(10), committed: Lsn(9) };
+        let status = Status { ready: true, is_primary: false, epoch: Epoch(2), end: Lsn(10), committed: Lsn(9) };
         round_trip(&Message::Hello(hello));
         round_trip(&Message::Welcome(Hello { class: Class::Control, ..hello }));
         round_trip(&Message::Refuse { reason: "no", table: "0 Moscow" });

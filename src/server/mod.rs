@@ -1,6 +1,8 @@
 //! Owns: a node's run, from its options to its exit code.
 //! Never: the command line.
 
+pub mod pipeline;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
