@@ -111,6 +111,8 @@ pub enum Failure {
     Draining,
     /// 503: too much under way (queues or `limits.max_inflight_bytes`).
     Overloaded,
+    /// 503: the disk has not answered in time (`deadlines.disk_ms`, `deadlines.answer_ms`).
+    DiskSlow,
     /// 503: the only copy of the shard's data is damaged.
     Corrupt,
     /// 504: the write may or may not have been applied.

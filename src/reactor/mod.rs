@@ -1,1 +1,532 @@
-//! To come.
+//! Owns: the poll, the listener, the slab of connections with their buffers, and what the operating system says of
+//! sockets. Gives out [`ConnId`]s and bytes. `T` is whatever the owner keeps with a connection.
+//!
+//! mio's registrations are edge-triggered and made once a connection, for reading and writing alike, so that no
+//! request costs an `epoll_ctl`. Whoever stops reading before the socket is empty must remember it: that is
+//! [`Conn::readable`] and [`Reactor::again`].
+//!
+//! Never: HTTP, shards, what a byte means.
+
+mod buffer;
+mod conn;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use slab::Slab;
+
+pub use buffer::Buffer;
+pub use conn::{Closing, Conn, Filled};
+
+use crate::id::ConnId;
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+/// The first of the tokens that are left to the owner (signals).
+const OWN: Token = Token(usize::MAX - 2);
+
+/// Connections accepted in one turn at most: a flood of them must not starve those that are there.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How much a read asks for, and at most where a larger body is on its way.
+const READ_BYTES: usize = 64 * 1024;
+const READ_LARGE_BYTES: usize = 1024 * 1024;
+/// Buffers kept for reuse, and the largest that is kept.
+const POOL_BUFFERS: usize = 256;
+const POOL_BUFFER_BYTES: usize = 64 * 1024;
+
+/// What a turn found ready.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// Connections on which something happened, each once.
+    pub connections: Vec<ConnId>,
+    /// Connections may be waiting to be accepted.
+    pub accept: bool,
+    /// The owner's own source (signals) is ready.
+    pub own: bool,
+}
+
+/// See the module.
+pub struct Reactor<T> {
+    poll: Poll,
+    events: Events,
+    listener: Option<TcpListener>,
+    accept_paused: bool,
+    conns: Slab<Conn<T>>,
+    next_generation: u32,
+    again: Vec<ConnId>,
+    dirty: Vec<ConnId>,
+    doomed: Vec<ConnId>,
+    pool: Vec<Vec<u8>>,
+    scratch: Buffer,
+    held_bytes: u64,
+}
+
+impl<T> Reactor<T> {
+    /// A reactor that listens on `listen`.
+    ///
+    /// # Errors
+    /// The address is in use, not of this host, or may not be bound; or the system has no descriptors left.
+    pub fn new(listen: SocketAddr) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut listener = TcpListener::bind(listen)?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(1024),
+            listener: Some(listener),
+            accept_paused: false,
+            conns: Slab::new(),
+            next_generation: 0,
+            again: Vec::new(),
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            pool: Vec::new(),
+            scratch: Buffer::default(),
+            held_bytes: 0,
+        })
+    }
+
+    /// A waker that ends [`Reactor::wait`] from another thread.
+    ///
+    /// # Errors
+    /// The system has no descriptors left.
+    pub fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), WAKER)
+    }
+
+    /// Registers a source of the owner's, reported as [`Ready::own`].
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn register_own(&self, source: &mut impl mio::event::Source) -> io::Result<()> {
+        self.registry().register(source, OWN, Interest::READABLE)
+    }
+
+    fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+
+    /// Waits until something is ready or the timeout has passed; at once where work was left over
+    /// ([`Reactor::again`]). Fills `ready`, which is emptied first.
+    ///
+    /// # Errors
+    /// The poll itself failed.
+    pub fn wait(&mut self, timeout: Option<Duration>, ready: &mut Ready) -> io::Result<()> {
+        ready.connections.clear();
+        ready.accept = false;
+        ready.own = false;
+        let timeout = if self.again.is_empty() { timeout } else { Some(Duration::ZERO) };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            other => other?,
+        }
+        for event in &self.events {
+            match event.token() {
+                LISTENER => ready.accept = true,
+                WAKER => {}
+                OWN => ready.own = true,
+                token => {
+                    let id = conn_id(token);
+                    // A late event of a connection that is gone: its generation is not that of the slot's tenant.
+                    let Some(conn) = lookup(&mut self.conns, id) else { continue };
+                    conn.on_event(event.is_readable(), event.is_writable(), event.is_read_closed());
+                    if !conn.is_listed {
+                        conn.is_listed = true;
+                        ready.connections.push(id);
+                    }
+                }
+            }
+        }
+        for id in self.again.drain(..) {
+            let Some(conn) = lookup(&mut self.conns, id) else { continue };
+            conn.is_again = false;
+            if !conn.is_listed {
+                conn.is_listed = true;
+                ready.connections.push(id);
+            }
+        }
+        for id in &ready.connections {
+            if let Some(conn) = lookup(&mut self.conns, *id) {
+                conn.is_listed = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts what is waiting, up to a bound a turn and to `room` connections. `None` once there is no more.
+    /// Pauses, and says so in the log, where the system has no descriptors left: [`Reactor::resume_accepting`].
+    pub fn accept(&mut self, room: usize, mut state: impl FnMut(SocketAddr) -> T) -> Accepted {
+        let mut accepted = Accepted { count: 0, more: false };
+        let Some(listener) = &self.listener else { return accepted };
+        while accepted.count < ACCEPTS_PER_TURN {
+            if accepted.count >= room {
+                self.accept_paused = true;
+                return accepted;
+            }
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    let state = state(peer);
+                    if let Err(e) = insert(
+                        &self.poll,
+                        &mut self.conns,
+                        &mut self.next_generation,
+                        Conn::accepted(socket, peer, state),
+                    ) {
+                        log::warn!("a connection of {peer} could not be set up: {e}");
+                    }
+                    accepted.count += 1;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return accepted,
+                Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                    log::warn!("no descriptor is left for a new connection ({e}): accepting pauses until one is free");
+                    self.accept_paused = true;
+                    return accepted;
+                }
+                // The connection went away before it was accepted, or the network has a fault: the next may be good.
+                Err(e) => {
+                    log::debug!("accept: {e}");
+                    accepted.count += 1;
+                }
+            }
+        }
+        accepted.more = true;
+        accepted
+    }
+
+    /// Whether accepting stopped for want of room, so that [`Reactor::accept`] must be called again by itself.
+    #[must_use]
+    pub fn accept_is_paused(&self) -> bool {
+        self.accept_paused
+    }
+
+    /// Takes back a pause; the caller accepts again.
+    pub fn resume_accepting(&mut self) {
+        self.accept_paused = false;
+    }
+
+    /// Closes the listener: nobody new comes in.
+    pub fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+
+    /// Starts a connection to `to`. It is up at its first writable event without an error ([`Conn::is_connected`]).
+    ///
+    /// # Errors
+    /// It could not even be started.
+    pub fn connect(&mut self, to: SocketAddr, state: T) -> io::Result<ConnId> {
+        let socket = TcpStream::connect(to)?;
+        insert(&self.poll, &mut self.conns, &mut self.next_generation, Conn::dialled(socket, to, state))
+    }
+
+    /// The connection, if it is still there.
+    pub fn get(&mut self, id: ConnId) -> Option<&mut Conn<T>> {
+        lookup(&mut self.conns, id)
+    }
+
+    /// All connections.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Conn<T>> {
+        self.conns.iter_mut().map(|(_, conn)| conn)
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// Bytes that stand in all connections' buffers.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// The connection has work left that no event will announce: it is ready again in the next turn.
+    pub fn again(&mut self, id: ConnId) {
+        if let Some(conn) = lookup(&mut self.conns, id)
+            && !conn.is_again
+        {
+            conn.is_again = true;
+            self.again.push(id);
+        }
+    }
+
+    /// Reads once from the socket, and lends all bytes that are not consumed yet: those left from before, then the new
+    /// ones. `want`: how many more are known to be needed; a larger body is read in larger steps. The buffer goes back
+    /// by [`Reactor::give_back`], always.
+    ///
+    /// Where nothing was left, the bytes stand in the one buffer that all connections share, so that an idle connection
+    /// holds no memory.
+    pub fn read(&mut self, id: ConnId, want: usize) -> (Buffer, Filled) {
+        let mut buffer = self.borrow(id);
+        if buffer.capacity() == 0 {
+            buffer = std::mem::take(&mut self.scratch);
+        }
+        let Some(conn) = lookup(&mut self.conns, id) else { return (buffer, Filled::Gone) };
+        let filled = conn.fill(&mut buffer, want.clamp(READ_BYTES, READ_LARGE_BYTES));
+        (buffer, filled)
+    }
+
+    /// Lends the bytes that were left, without reading.
+    pub fn borrow(&mut self, id: ConnId) -> Buffer {
+        let Some(conn) = lookup(&mut self.conns, id) else { return Buffer::default() };
+        self.held_bytes -= conn.input.len() as u64;
+        std::mem::take(&mut conn.input)
+    }
+
+    /// Takes a lent buffer back; its first `consumed` bytes are done with.
+    pub fn give_back(&mut self, id: ConnId, mut buffer: Buffer, consumed: usize) {
+        buffer.consume(consumed);
+        if let Some(conn) = lookup(&mut self.conns, id)
+            && !buffer.is_empty()
+        {
+            assert!(conn.input.capacity() == 0, "a connection's input was lent twice");
+            self.held_bytes += buffer.len() as u64;
+            if self.scratch.capacity() > 0 || buffer.capacity() > 2 * READ_BYTES {
+                conn.input = buffer;
+                return;
+            }
+            // It is the shared buffer: what is left moves to one of the connection's own.
+            conn.input.extend(buffer.data());
+        }
+        if self.scratch.capacity() == 0 && buffer.capacity() <= 2 * READ_BYTES {
+            let all = buffer.len();
+            buffer.consume(all);
+            self.scratch = buffer;
+        }
+    }
+
+    /// The connection's output, to append to. What is appended leaves with the next [`Reactor::flush_dirty`].
+    /// `None`: the connection is gone.
+    pub fn output(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
+        let conn = lookup(&mut self.conns, id)?;
+        if conn.output.capacity() == 0
+            && let Some(buffer) = self.pool.pop()
+        {
+            conn.output = buffer;
+        }
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            // What it holds is counted again once it was flushed.
+            self.held_bytes -= conn.output.len() as u64;
+            self.dirty.push(id);
+        }
+        Some(&mut conn.output)
+    }
+
+    /// Writes what was appended this turn, and to the sockets that became writable: directly, until they are full.
+    /// `done` hears of each connection that was written to, with its state after it.
+    pub fn flush_dirty(&mut self, now_ms: u64, mut done: impl FnMut(&mut Conn<T>)) {
+        for at in 0..self.dirty.len() {
+            let id = self.dirty[at];
+            let Some(conn) = lookup(&mut self.conns, id) else { continue };
+            conn.is_dirty = false;
+            conn.flush(now_ms);
+            self.held_bytes += conn.output.len() as u64;
+            if conn.output.is_empty() {
+                let buffer = std::mem::take(&mut conn.output);
+                done(conn);
+                self.recycle(buffer);
+            } else {
+                done(conn);
+            }
+        }
+        self.dirty.clear();
+    }
+
+    /// Marks a connection for [`Reactor::flush_dirty`] though nothing was appended: it became writable.
+    pub fn touch(&mut self, id: ConnId) {
+        let _ = self.output(id);
+    }
+
+    /// Closes at the end of the turn. What stands in the output is not sent.
+    pub fn close(&mut self, id: ConnId) {
+        if let Some(conn) = lookup(&mut self.conns, id)
+            && !conn.is_doomed
+        {
+            conn.is_doomed = true;
+            self.doomed.push(id);
+        }
+    }
+
+    /// Ends the turn: removes the connections that were closed, and hands each to `gone`.
+    pub fn reap(&mut self, mut gone: impl FnMut(Conn<T>)) {
+        for at in 0..self.doomed.len() {
+            let id = self.doomed[at];
+            if lookup(&mut self.conns, id).is_none() {
+                continue;
+            }
+            let mut conn = self.conns.remove(id.slot as usize);
+            if !conn.is_dirty {
+                self.held_bytes -= conn.output.len() as u64;
+            }
+            self.held_bytes -= conn.input.len() as u64;
+            conn.is_dirty = false;
+            if let Err(e) = self.poll.registry().deregister(&mut conn.socket) {
+                log::debug!("deregister: {e}");
+            }
+            gone(conn);
+        }
+        self.doomed.clear();
+    }
+
+    fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.pool.len() < POOL_BUFFERS && (1..=POOL_BUFFER_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.pool.push(buffer);
+        }
+    }
+}
+
+/// What [`Reactor::accept`] did.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted {
+    /// Connections taken (or lost in the taking).
+    pub count: usize,
+    /// The bound of the turn was reached: there may be more.
+    pub more: bool,
+}
+
+// The descriptors of the process, or of the system, are used up.
+const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
+const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
+
+fn lookup<T>(conns: &mut Slab<Conn<T>>, id: ConnId) -> Option<&mut Conn<T>> {
+    conns.get_mut(id.slot as usize).filter(|conn| conn.id == id)
+}
+
+fn insert<T>(poll: &Poll, conns: &mut Slab<Conn<T>>, generation: &mut u32, mut conn: Conn<T>) -> io::Result<ConnId> {
+    let entry = conns.vacant_entry();
+    let slot = u32::try_from(entry.key()).expect("fewer than 2^32 connections");
+    // The top of the range of tokens is the reactor's own: a generation of all ones is not given out.
+    *generation = if *generation >= u32::MAX - 1 { 0 } else { *generation + 1 };
+    conn.id = ConnId { slot, generation: *generation };
+    // Small answers must not wait for the acknowledgement of earlier ones.
+    conn.socket.set_nodelay(true)?;
+    poll.registry().register(&mut conn.socket, token(conn.id), Interest::READABLE | Interest::WRITABLE)?;
+    let id = conn.id;
+    entry.insert(conn);
+    Ok(id)
+}
+
+fn token(id: ConnId) -> Token {
+    Token((id.generation as usize) << 32 | id.slot as usize)
+}
+
+fn conn_id(token: Token) -> ConnId {
+    ConnId { slot: (token.0 & 0xffff_ffff) as u32, generation: (token.0 >> 32) as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream as Std;
+
+    fn reactor() -> (Reactor<()>, SocketAddr) {
+        let reactor = Reactor::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = reactor.listener.as_ref().unwrap().local_addr().unwrap();
+        (reactor, address)
+    }
+
+    fn turn_until(reactor: &mut Reactor<()>, mut done: impl FnMut(&mut Reactor<()>, &Ready) -> bool) {
+        let mut ready = Ready::default();
+        loop {
+            reactor.wait(Some(Duration::from_secs(20)), &mut ready).unwrap();
+            if ready.accept {
+                reactor.accept(100, |_| ());
+            }
+            if done(reactor, &ready) {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_left_come_back_before_the_new_ones() {
+        let (mut reactor, address) = reactor();
+        let mut client = Std::connect(address).unwrap();
+        client.write_all(b"one two").unwrap();
+        let mut seen = Vec::new();
+        turn_until(&mut reactor, |reactor, ready| {
+            for id in &ready.connections {
+                let (buffer, _) = reactor.read(*id, 0);
+                if buffer.len() >= 7 {
+                    seen = buffer.data().to_vec();
+                    reactor.give_back(*id, buffer, 4);
+                    return true;
+                }
+                reactor.give_back(*id, buffer, 0);
+            }
+            false
+        });
+        assert_eq!(seen, b"one two");
+        assert_eq!(reactor.held_bytes(), 3);
+        client.write_all(b" three").unwrap();
+        turn_until(&mut reactor, |reactor, ready| {
+            for id in &ready.connections {
+                let (buffer, _) = reactor.read(*id, 0);
+                seen = buffer.data().to_vec();
+                let all = buffer.len();
+                let finished = all >= 9;
+                reactor.give_back(*id, buffer, if finished { all } else { 0 });
+                if finished {
+                    return true;
+                }
+            }
+            false
+        });
+        assert_eq!(seen, b"two three");
+        assert_eq!(reactor.held_bytes(), 0);
+        assert!(reactor.scratch.capacity() >= READ_BYTES, "the shared buffer came back");
+    }
+
+    #[test]
+    fn a_late_event_does_not_meet_the_next_tenant_of_a_slot() {
+        let (mut reactor, address) = reactor();
+        let _first = Std::connect(address).unwrap();
+        turn_until(&mut reactor, |reactor, _| reactor.len() == 1);
+        let old = reactor.iter_mut().next().unwrap().id;
+        reactor.close(old);
+        reactor.reap(|_| ());
+        let _second = Std::connect(address).unwrap();
+        turn_until(&mut reactor, |reactor, _| reactor.len() == 1);
+        let new = reactor.iter_mut().next().unwrap().id;
+        assert_eq!(old.slot, new.slot);
+        assert!(reactor.get(old).is_none());
+        assert!(reactor.get(new).is_some());
+    }
+
+    #[test]
+    fn output_that_the_socket_does_not_take_waits_for_it() {
+        let (mut reactor, address) = reactor();
+        let mut client = Std::connect(address).unwrap();
+        turn_until(&mut reactor, |reactor, _| reactor.len() == 1);
+        let id = reactor.iter_mut().next().unwrap().id;
+        let bytes = vec![7u8; 32 << 20];
+        reactor.output(id).unwrap().extend_from_slice(&bytes);
+        reactor.flush_dirty(5, |_| ());
+        assert!(reactor.held_bytes() > 0, "32 MiB fit into no socket buffer");
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; 32 << 20];
+            client.read_exact(&mut all).unwrap();
+            all
+        });
+        turn_until(&mut reactor, |reactor, ready| {
+            for id in &ready.connections {
+                reactor.touch(*id);
+            }
+            reactor.flush_dirty(6, |_| ());
+            reactor.held_bytes() == 0
+        });
+        assert!(reader.join().unwrap() == bytes);
+    }
+}

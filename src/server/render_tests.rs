@@ -62,6 +62,7 @@ fn failures_say_whether_the_write_was_applied() {
         (Failure::NoPrimary, 503, true),
         (Failure::Draining, 503, true),
         (Failure::Overloaded, 503, true),
+        (Failure::DiskSlow, 503, true),
         (Failure::Corrupt, 503, true),
         (Failure::Unknown, 504, false),
         (Failure::DiskFull, 507, false),
