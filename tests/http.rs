@@ -5,6 +5,9 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 use support::http::{Client, Response};
 use support::process::Node;
@@ -93,12 +96,12 @@ fn head_is_get_without_the_body() {
 #[test]
 fn the_value_is_in_the_query_or_in_the_body() {
     const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
-    let (_node, mut c) = start();
+    let (node, mut c) = start();
     let mut check = |response: Response, value: &str| {
         assert!(matches!(response.status, 200 | 201), "{response:?}");
         is(&c.call("GET /get?key=a", ""), 200, value);
     };
-    let mut w = Client::connect(_node.address);
+    let mut w = Client::connect(node.address);
     check(w.call("PUT /set?key=a&value=a+b%2Bc%26d=e", ""), "a b+c&d=e");
     check(w.call("PUT /set?value=turned&key=a", ""), "turned");
     check(w.call("PUT /set?key=a&value=", ""), "");
@@ -341,4 +344,50 @@ fn pages_of_other_sites_are_refused() {
         let request = format!("PUT /set?key=a&value=b HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
         assert_eq!(c.ask(request.as_bytes()).status, status, "{host} {headers}");
     }
+}
+
+/// Runs curl quietly; `input` is its standard input. Gives what it printed.
+fn curl(args: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("curl")
+        .args(["-sS"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("curl is installed");
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "curl {args:?}: {}", output.status);
+    output.stdout
+}
+
+#[test]
+fn curl_is_served_as_the_guide_says() {
+    let (node, mut c) = start();
+    let url = |rest: &str| format!("http://{}{rest}", node.address);
+    let (set, get) = (url("/set?key=k"), url("/get?key=k"));
+    assert_eq!(curl(&["-X", "PUT", &url("/set?key=k&value=plain")], b""), b"OK\n");
+    assert_eq!(curl(&[&get], b""), b"plain");
+    let encoded = ["-G", "-X", "PUT", "--data-urlencode", "key=a b&c", "--data-urlencode", "value=1+1=ü"];
+    assert_eq!(curl(&[&encoded[..], &[&url("/set")]].concat(), b""), b"OK\n");
+    assert_eq!(c.call("GET /get?key=a+b%26c", "").text(), "1+1=ü");
+    assert_eq!(curl(&["-X", "PUT", "-d", "key=b&value=c", &set], b""), b"OK\n");
+    assert_eq!(curl(&[&get], b""), b"key=b&value=c", "the body is the value whatever its type says");
+    assert_eq!(curl(&["-X", "POST", "-d", "key=k", "-d", "value=form", &url("/update")], b""), b"OK\n");
+    assert_eq!(curl(&[&get], b""), b"form");
+    assert_eq!(curl(&["-X", "PUT", "-d", "", &set], b""), b"OK\n");
+    assert_eq!(curl(&[&get], b""), b"");
+    // From a pipe: chunked, behind 100-continue; of 1 MiB: counted, behind 100-continue.
+    let value: Vec<u8> = (0..1u32 << 20).map(|i| (i >> 3) as u8).collect();
+    for args in [["-T", "-"], ["-X", "PUT"]] {
+        let body = if args[0] == "-T" { &[][..] } else { &["--data-binary", "@-"] };
+        let expect = ["-H", "Expect: 100-continue", &set];
+        assert_eq!(curl(&[&args[..], body, &expect].concat(), &value), b"OK\n");
+        assert!(curl(&[&get], b"") == value);
+    }
+    assert_eq!(curl(&["-X", "DELETE", &url("/delete?key=k")], b""), b"OK\n");
+    let status = curl(&["-o", "/dev/null", "-w", "%{http_code}", &get], b"");
+    assert_eq!(status, b"404");
+    assert_eq!(curl(&["-g", "-X", "PUT", &url("/set?key=json&value={\"a\":[1]}")], b""), b"OK\n");
+    assert_eq!(c.call("GET /get?key=json", "").text(), "{\"a\":[1]}");
 }
