@@ -413,6 +413,7 @@ fn chunk_data_and_trailers(t: &mut Table) {
     t.chunks("no CR LF behind the data", b"5\r\nhello0\r\n\r\n", BAD);
     t.chunks("LF behind the data", b"5\r\nhello\n0\r\n\r\n", BAD);
     t.chunks("CR behind the data", b"5\r\nhello\r0\r\n\r\n", BAD);
+    t.chunks("CR and a letter behind the data", b"5\r\nhello\rX0\r\n\r\n", BAD);
     t.chunks("blank line for the last chunk", b"3\r\nfoo\r\n\r\n", BAD);
     t.chunks("trailers", b"5\r\nhello\r\n0\r\nVary: *\r\nX-Checksum: abc\r\n\r\n", TAKEN);
     t.chunks("LF for the last CR LF", b"5\r\nhello\r\n0\r\n\n", BAD);
