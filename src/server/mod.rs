@@ -1,6 +1,9 @@
 //! Owns: a node's run, from its options to its exit code.
 //! Never: the command line.
 
+pub mod core;
+mod execute;
+pub mod lane;
 pub mod pipeline;
 
 use std::fmt;
