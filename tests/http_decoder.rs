@@ -73,6 +73,9 @@ fn every_case_gets_its_answer() {
     for case in all() {
         check(&case, "whole", serve([case.bytes.as_slice()]));
         check(&case, "byte by byte", serve(case.bytes.chunks(1)));
+        if let Some((rest, status)) = &case.rest {
+            assert_eq!(serve([case.bytes.as_slice(), rest]).0, [*status], "{}", case.name);
+        }
     }
 }
 
