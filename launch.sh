@@ -292,17 +292,22 @@ print_table() {
     printf 'SHARD\tROLE\tADDRESS\tPID\tLOG\n'
     for address in "${LOCAL[@]}"; do
       pid=$(pid_of "$address") || pid=-
-      printf '%s\t%s\t%s\t%s\t%s\n' "${SHARD[$address]}" "${ROLE[$address]}" "$address" "$pid" "$(file_of "$address" log)"
+      printf '%s\t%s\t%s\t%s\t' "${SHARD[$address]}" "${ROLE[$address]}" "$address" "$pid"
+      printf '%s\n' "$(file_of "$address" log)"
     done
   } | align
 }
 
 # Tab-separated lines as columns.
 align() {
-  awk -F '\t' '{ for (i = 1; i <= NF; i++) { cell[NR, i] = $i; if (length($i) > width[i]) width[i] = length($i) } fields = NF }
-    END { for (r = 1; r <= NR; r++) { line = ""
-      for (i = 1; i < fields; i++) line = line sprintf("%-" width[i] "s  ", cell[r, i])
-      print line cell[r, fields] } }'
+  awk -F '\t' '
+    { for (i = 1; i <= NF; i++) { cell[NR, i] = $i; if (length($i) > width[i]) width[i] = length($i) } }
+    END {
+      for (row = 1; row <= NR; row++) {
+        for (i = 1; i < NF; i++) printf "%-" width[i] "s  ", cell[row, i]
+        print cell[row, NF]
+      }
+    }'
 }
 
 print_hints() {

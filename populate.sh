@@ -2,11 +2,12 @@
 # Fills a running cluster with random data, through its public HTTP interface. `./populate.sh --help` has the rest.
 set -euo pipefail
 
-# Settings. The first five are options, too.
+# Settings. Those above BATCH are options, too.
 COUNT=10000        # keys
 SEED=1             # the same seed gives the same keys and values
 CONCURRENCY=64     # requests under way at a time
 VALUE_BYTES=100    # the length of each value
+WRITE=yes          # whether anything is written
 VERIFY=no          # whether all is read back and compared
 BATCH=10000        # keys a curl process, at most
 BATCH_BYTES=$((128 * 1024 * 1024)) # bytes of values a curl process, at most: it reads its whole list first
@@ -15,13 +16,15 @@ BIN=${DKV_BIN:-}
 
 usage() {
   cat <<'END'
-Usage: ./populate.sh [-n KEYS] [-s SEED] [-c CONCURRENCY] [--value-size BYTES] [--verify] [ADDRESS...]
+Usage: ./populate.sh [-n KEYS] [-s SEED] [-c CONCURRENCY] [--value-size BYTES] [--verify | --verify-only]
+                     [ADDRESS...]
 
   -n KEYS             how many keys to write (10000)
   -s SEED             a number: the same seed gives the same keys and values (1)
   -c CONCURRENCY      requests under way at a time, 1 to 300 (64)
   --value-size BYTES  the length of each value, 1 to 67108864 (100)
   --verify            then read every key back, and compare byte for byte
+  --verify-only       write nothing: read back what an earlier run with the same options wrote
   ADDRESS...          the nodes to ask in turn; default: all nodes of the configuration
 
 Exit code 0: every request succeeded, and every value read back was the one written. 1: not.
@@ -30,7 +33,7 @@ Environment: DKV_CONFIG (sharding.toml), DKV_BIN (target/release/dkv).
 Examples:
   ./populate.sh
   ./populate.sh -n 100000 -c 200 --value-size 1000 --verify
-  ./populate.sh -s 7 127.0.0.1:8080
+  ./populate.sh -s 7 127.0.0.1:8080 && ./launch.sh restart && ./populate.sh -s 7 --verify-only
 END
 }
 
@@ -70,6 +73,7 @@ read_arguments() {
         shift
         ;;
       --verify) VERIFY=yes ;;
+      --verify-only) WRITE=no VERIFY=yes ;;
       -h | --help)
         usage
         exit 0
@@ -204,13 +208,15 @@ keys_per_shard() {
 }
 
 main() {
-  local bad wrong=0
+  local bad=0 wrong=0
   read_arguments "$@"
   prepare
-  in_batches write_batch
-  bad=$(failures "$WORK/set")
-  printf 'wrote %s, %s failed, over %s nodes\n' "$(rate "$COUNT" "$TOOK")" "$bad" "${#NODES[@]}"
-  keys_per_shard || true # dkv has said why it cannot tell
+  if [[ $WRITE == yes ]]; then
+    in_batches write_batch
+    bad=$(failures "$WORK/set")
+    printf 'wrote %s, %s failed, over %s nodes\n' "$(rate "$COUNT" "$TOOK")" "$bad" "${#NODES[@]}"
+    keys_per_shard || true # dkv has said why it cannot tell
+  fi
   if [[ $VERIFY == yes ]]; then
     in_batches read_batch
     failures "$WORK/get" >"$WORK/unread"
