@@ -142,10 +142,7 @@ fn readyz(server: &Server, verbose: bool) -> Page {
                 })),
             },
         ),
-        (
-            "disk",
-            server.core.disk_is_slow().then(|| "the disk has not answered for deadlines.disk_ms".to_owned()),
-        ),
+        ("disk", server.core.disk_is_slow().then(|| "the disk has not answered for deadlines.disk_ms".to_owned())),
     ];
     let ready = checks.iter().all(|(_, why)| why.is_none());
     let mut body = String::new();
@@ -209,7 +206,11 @@ fn metrics_text(server: &mut Server) -> String {
         Gauge::counter("dkv_compactions_total", "Compactions.", stats.compactions),
         Gauge::counter("dkv_compacted_bytes_total", "Bytes that compactions wrote.", stats.compacted_bytes),
         Gauge::new("dkv_index_bytes", "Memory of the index.", stats.index_bytes as f64),
-        Gauge::new("dkv_disk_full", "Whether the last reservation found the disk full.", u8::from(stats.disk_full).into()),
+        Gauge::new(
+            "dkv_disk_full",
+            "Whether the last reservation found the disk full.",
+            u8::from(stats.disk_full).into(),
+        ),
         forwards("answered", counters.forwards_answered),
         forwards("lost", counters.forwards_lost),
         forwards("misled", counters.forwards_misled),

@@ -134,7 +134,8 @@ impl Server {
                     return;
                 }
                 Filled::Ended => {
-                    let lingers = matches!(self.reactor.get(id), Some(c) if matches!(c.closing, Closing::Lingering { .. }));
+                    let lingers =
+                        matches!(self.reactor.get(id), Some(c) if matches!(c.closing, Closing::Lingering { .. }));
                     if lingers {
                         self.reactor.close(id);
                     }

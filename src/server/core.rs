@@ -204,8 +204,8 @@ impl<D: Disk> Core<D> {
     fn take(&mut self, asked: Asked, op: &Op<'_>, sink: &mut impl Sink) {
         let target = self.target(asked.lane.1, sink);
         match (self.lanes.get(&asked.lane), target) {
-            (Some(lane), Some(target)) if !lane.is_open(target) => self.park(asked, op),
-            (Some(lane), None) if !lane.queue.is_empty() => self.park(asked, op),
+            (Some(lane), Some(target)) if !lane.is_open(target) => _ = self.park(asked, op),
+            (Some(lane), None) if !lane.queue.is_empty() => _ = self.park(asked, op),
             (_, Some(target)) => self.begin(asked, op, target, None, sink),
             (_, None) => {
                 self.counters.waited_for_primary += 1;
@@ -251,14 +251,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// Begins a request whose turn it is.
-    fn begin(
-        &mut self,
-        asked: Asked,
-        op: &Op<'_>,
-        target: Target,
-        arrived: Option<&Arrived>,
-        sink: &mut impl Sink,
-    ) {
+    fn begin(&mut self, asked: Asked, op: &Op<'_>, target: Target, arrived: Option<&Arrived>, sink: &mut impl Sink) {
         match target {
             Target::Link(link) => self.send(asked, op, link, sink),
             Target::Local => {
@@ -415,13 +408,7 @@ impl<D: Disk> Core<D> {
             let lane = self.lanes.get_mut(&sent.asked.lane).expect("a lane exists while a request of it is under way");
             lane.running -= 1;
             lanes.push(sent.asked.lane);
-            let op = Op {
-                verb: Verb::Get,
-                key: &sent.key,
-                value: &[],
-                condition: sent.condition,
-                stale: sent.stale,
-            };
+            let op = Op { verb: Verb::Get, key: &sent.key, value: &[], condition: sent.condition, stale: sent.stale };
             if place >= written {
                 let op = unsent_op(unsent, place - written).expect("a frame that was queued whole");
                 self.park_first(sent.asked, &op, Wait::Primary);
@@ -559,7 +546,8 @@ impl<D: Disk> Core<D> {
     }
 
     fn expire_parked(&mut self, now_ms: u64, sink: &mut impl Sink) {
-        let keys: Vec<LaneKey> = self.lanes.iter().filter(|(_, lane)| !lane.queue.is_empty()).map(|(k, _)| *k).collect();
+        let keys: Vec<LaneKey> =
+            self.lanes.iter().filter(|(_, lane)| !lane.queue.is_empty()).map(|(k, _)| *k).collect();
         for key in keys {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             let (wait, mut at) = (lane.wait, 0);

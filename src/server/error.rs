@@ -88,11 +88,6 @@ pub fn failure(failure: Failure) -> Fixed {
             "disk_slow",
             "the disk of the shard's primary does not answer in time (deadlines.disk_ms); not applied: try again later",
         ),
-        Failure::DiskSlow => (
-            503,
-            "disk_slow",
-            "the disk of the shard's primary does not answer in time (deadlines.disk_ms); not applied: try again later",
-        ),
         Failure::Corrupt => (
             503,
             "corrupt",

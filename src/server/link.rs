@@ -115,7 +115,7 @@ impl Server {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {}\r\n\r\n",
             super::api::PEER_PATH,
-            crate::http::UPGRADE_PEER
+            "dkv-peer"
         );
         out.extend_from_slice(request.as_bytes());
         link.stage = Stage::Upgrading;
@@ -350,7 +350,8 @@ impl Server {
         self.metrics.refused_links += 1;
         let known = self.identity.refusals.get(&node);
         if known.is_none_or(|known| known != why) {
-            let who = self.cluster.nodes().get(node.0 as usize).map_or("a stranger".to_owned(), |n| n.address.to_string());
+            let who =
+                self.cluster.nodes().get(node.0 as usize).map_or("a stranger".to_owned(), |n| n.address.to_string());
             log::error!("no link with {who}: {why}");
             if (node.0 as usize) < self.cluster.nodes().len() {
                 self.identity.refusals.insert(node, why.to_owned());

@@ -28,9 +28,8 @@ impl CallKind {
 }
 
 /// The statuses that are counted by themselves; any other is counted as the last.
-const STATUSES: [u16; 23] = [
-    200, 201, 304, 400, 403, 404, 405, 408, 412, 413, 414, 417, 421, 431, 500, 501, 502, 503, 504, 505, 507, 508, 0,
-];
+const STATUSES: [u16; 23] =
+    [200, 201, 304, 400, 403, 404, 405, 408, 412, 413, 414, 417, 421, 431, 500, 501, 502, 503, 504, 505, 507, 508, 0];
 
 /// Upper bounds of the buckets, in microseconds.
 const BOUNDS_US: [u64; 16] = [
@@ -203,11 +202,8 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 fn line(out: &mut String, name: &str, labels: &str, value: impl Display) {
-    let _ = if labels.is_empty() {
-        writeln!(out, "{name} {value}")
-    } else {
-        writeln!(out, "{name}{{{labels}}} {value}")
-    };
+    let _ =
+        if labels.is_empty() { writeln!(out, "{name} {value}") } else { writeln!(out, "{name}{{{labels}}} {value}") };
 }
 
 #[cfg(test)]

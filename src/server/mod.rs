@@ -117,7 +117,14 @@ fn open_store(
     let (store, recovery) =
         Store::open(disk, options, || SmallState::new(address, Uuid(fresh[0]), Uuid(fresh[1]), fresh[2]))
             .map_err(|e| ServeError(format!("{path}: {e}")))?;
-    log::info!("{path}: {recovery}, in {} ms", began.elapsed().as_millis());
+    log::info!(
+        "{path}: {} keys in {} segments, {} records made durable anew, {} torn bytes cut, in {} ms",
+        recovery.keys,
+        recovery.segments,
+        recovery.records,
+        recovery.torn_bytes,
+        began.elapsed().as_millis()
+    );
     if let Some(damage) = store.health() {
         log::error!(
             "{path}: {damage}. This copy serves no requests; dkv log verify {path} checks it, \

@@ -43,7 +43,9 @@ mod tests {
     #[test]
     fn the_system_tells_of_this_process() {
         let gauges = super::gauges(1_000);
-        for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"] {
+        for name in
+            ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"]
+        {
             let gauge = gauges.iter().find(|gauge| gauge.name == name);
             assert!(gauge.is_some_and(|gauge| gauge.value >= 0.0), "{name}");
         }

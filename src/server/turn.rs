@@ -147,7 +147,8 @@ impl Server {
             self.on_signal();
         }
         // Links before clients: a flood of requests must not delay a beacon or an answer of a peer.
-        let is_link = |server: &mut Self, id| matches!(server.reactor.get(id), Some(c) if matches!(c.state, Role::Link(_)));
+        let is_link =
+            |server: &mut Self, id| matches!(server.reactor.get(id), Some(c) if matches!(c.state, Role::Link(_)));
         for id in &ready.connections {
             if is_link(self, *id) {
                 self.on_link_ready(*id);
@@ -401,8 +402,7 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
                 Phase::Body => {
                     let came = input_bytes.saturating_sub(client.body_bytes);
                     let due = deadlines.body_min_bytes_per_s * spent_ms.saturating_sub(BODY_GRACE_MS) / 1_000;
-                    (spent_ms >= BODY_GRACE_MS && came < due)
-                        .then_some(Late::Answer("deadlines.body_min_bytes_per_s"))
+                    (spent_ms >= BODY_GRACE_MS && came < due).then_some(Late::Answer("deadlines.body_min_bytes_per_s"))
                 }
             }
         }
