@@ -124,9 +124,9 @@ fn nodes_are_listed_a_line_each() {
 
 #[test]
 fn local_nodes_are_those_of_this_host() {
-    // 192.0.2.0/24 is for documentation: no host has it.
+    // 240.0.0.0/4 is reserved for future use: no host has it.
     let dir = dir_with(
-        "[store]\ndirectory = \"d\"\n[[shard]]\nname = \"New York\"\nidx = 0\naddress = \"192.0.2.1:8080\"\n\
+        "[store]\ndirectory = \"d\"\n[[shard]]\nname = \"New York\"\nidx = 0\naddress = \"240.0.0.1:8080\"\n\
          replicas = [\"127.0.0.1:8081\"]\n",
     );
     assert_eq!(good(dir.path(), &["nodes", "-o", "tsv"]).lines().count(), 2);

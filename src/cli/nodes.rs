@@ -90,10 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_local_and_documentation_addresses_are_not() {
+    fn loopback_is_local_and_reserved_addresses_are_not() {
         assert!(is_local("127.0.0.1".parse().unwrap()));
         assert!(is_local("127.9.9.9".parse().unwrap()));
-        // RFC 5737: never assigned to anyone.
-        assert!(!is_local("192.0.2.1".parse().unwrap()));
+        // Reserved for future use (RFC 1112): no host has it.
+        assert!(!is_local("240.0.0.1".parse().unwrap()));
     }
 }

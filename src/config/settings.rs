@@ -60,7 +60,7 @@ pub struct Deadlines {
     /// How long a request waits for a shard's primary that cannot be reached, before 503. Default 2,000.
     pub wait_ms: u64,
     /// For the answer of a request that was forwarded to another node, before 504. Default 10,000.
-    pub forward_ms: u64,
+    pub answer_ms: u64,
     /// What a stopping node gives the requests that are under way. Default 5,000.
     pub drain_ms: u64,
     /// How long a disk may take for one sync before the node stops counting on it. Default 5,000.
@@ -109,7 +109,7 @@ impl Default for Deadlines {
             idle_ms: 60_000,
             stall_ms: 30_000,
             wait_ms: 2_000,
-            forward_ms: 10_000,
+            answer_ms: 10_000,
             drain_ms: 5_000,
             disk_ms: 5_000,
         }
@@ -160,7 +160,7 @@ pub(super) fn read(root: &DeTable<'_>, report: &mut Report<'_>) -> (Settings, Ve
     table.number("idle_ms", &mut deadlines.idle_ms, ANY_MS);
     table.number("stall_ms", &mut deadlines.stall_ms, ANY_MS);
     table.number("wait_ms", &mut deadlines.wait_ms, 0..=3_600_000);
-    table.number("forward_ms", &mut deadlines.forward_ms, ANY_MS);
+    table.number("answer_ms", &mut deadlines.answer_ms, ANY_MS);
     table.number("drain_ms", &mut deadlines.drain_ms, 0..=3_600_000);
     table.number("disk_ms", &mut deadlines.disk_ms, ANY_MS);
     table.close();

@@ -61,6 +61,12 @@ impl Buffer {
         }
     }
 
+    /// Drops what is behind the first `n` bytes of the data.
+    pub fn truncate(&mut self, n: usize) {
+        assert!(n <= self.filled, "cut behind the end");
+        self.filled = n;
+    }
+
     /// Appends.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);

@@ -304,9 +304,9 @@ impl<T> Reactor<T> {
         }
     }
 
-    /// The connection's output, to append to. What is appended leaves with the next [`Reactor::flush_dirty`].
-    /// `None`: the connection is gone.
-    pub fn output(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
+    /// The connection's output, to append to, and its state. What is appended leaves with the next
+    /// [`Reactor::flush_dirty`]. `None`: the connection is gone.
+    pub fn output(&mut self, id: ConnId) -> Option<(&mut Vec<u8>, &mut T)> {
         let conn = lookup(&mut self.conns, id)?;
         if conn.output.capacity() == 0
             && let Some(buffer) = self.pool.pop()
@@ -319,7 +319,7 @@ impl<T> Reactor<T> {
             self.held_bytes -= conn.output.len() as u64;
             self.dirty.push(id);
         }
-        Some(&mut conn.output)
+        Some((&mut conn.output, &mut conn.state))
     }
 
     /// Writes what was appended this turn, and to the sockets that became writable: directly, until they are full.
@@ -512,7 +512,7 @@ mod tests {
         turn_until(&mut reactor, |reactor, _| reactor.len() == 1);
         let id = reactor.iter_mut().next().unwrap().id;
         let bytes = vec![7u8; 32 << 20];
-        reactor.output(id).unwrap().extend_from_slice(&bytes);
+        reactor.output(id).unwrap().0.extend_from_slice(&bytes);
         reactor.flush_dirty(5, |_| ());
         assert!(reactor.held_bytes() > 0, "32 MiB fit into no socket buffer");
         let reader = std::thread::spawn(move || {

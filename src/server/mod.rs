@@ -1,18 +1,39 @@
 //! Owns: a node's run, from its options to its exit code.
 //! Never: the command line.
 
+mod admin;
 pub mod api;
 pub mod browser;
+mod client;
+mod conn;
+pub mod core;
 pub mod error;
+mod execute;
+pub mod lane;
+mod link;
+pub mod metrics;
 pub mod pipeline;
+mod process;
 pub mod render;
+mod sink;
+mod turn;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::config::Cluster;
-use crate::id::NodeId;
+use crate::id::{NodeId, Uuid};
+use crate::reactor::Reactor;
+use crate::store::dir::DataDir;
+use crate::store::files::RealDisk;
+use crate::store::state::SmallState;
+use crate::store::{Options, Store};
+
+/// Descriptors that are not for clients: segments of the log, standard streams, the poll.
+const OWN_DESCRIPTORS: u64 = 512;
 
 /// What one node needs to run.
 #[derive(Debug, Clone)]
@@ -44,5 +65,95 @@ impl std::error::Error for ServeError {}
 /// # Errors
 /// The node could not start, or had to stop: a sentence.
 pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
-    Err(ServeError(format!("this build has no server: node {} cannot run", options.listen)))
+    let ServeOptions { cluster, node, listen, data_dir } = options;
+    let address = cluster.node(node).address;
+    let signals = turn::stop_signals().map_err(|e| ServeError(format!("signals cannot be handled: {e}")))?;
+    let directory = DataDir::open(&data_dir, address).map_err(|e| ServeError(e.to_string()))?;
+    let reactor = Reactor::new(listen).map_err(|e| ServeError(format!("{listen} cannot be listened on: {e}")))?;
+    let max_connections = descriptors(&cluster);
+    let store = open_store(&cluster, address, directory, &reactor)?;
+    let identity = link::Identity {
+        fingerprint: cluster.fingerprint(),
+        table: cluster.canonical(),
+        store: store.small_state().store,
+        incarnation: random()? as u64,
+        address: address.to_string(),
+        refusals: std::collections::HashMap::new(),
+    };
+    let core = core::Core::new(&cluster, node, store).map_err(|e| ServeError(e.to_string()))?;
+    let shard = cluster.node(node).shard;
+    log::info!(
+        "{address} is the {} of shard {} ({}), listening on {listen}",
+        cluster.node(node).role.as_str(),
+        shard.0,
+        cluster.shard(shard).name
+    );
+    turn::Server::new(turn::Parts { cluster, me: node, reactor, core, signals, max_connections, identity }).run()
+}
+
+fn open_store(
+    cluster: &Cluster,
+    address: SocketAddr,
+    directory: DataDir,
+    reactor: &Reactor<conn::Role>,
+) -> Result<Store<RealDisk>, ServeError> {
+    let waker = reactor.waker().map_err(|e| ServeError(format!("the event loop cannot be woken: {e}")))?;
+    let wake = move || {
+        if let Err(e) = waker.wake() {
+            log::error!("the event loop cannot be woken: {e}");
+        }
+    };
+    let path = directory.path().display().to_string();
+    let disk = RealDisk::start(directory, wake).map_err(|e| ServeError(format!("{path}: {e}")))?;
+    let settings = cluster.settings();
+    let options = Options {
+        segment_bytes: settings.store.segment_bytes,
+        compact_dead_percent: settings.store.compact_dead_percent,
+        entropy: random()? as u64,
+        ..Options::default()
+    };
+    let fresh = [random()?, random()?, random()?];
+    let began = std::time::Instant::now();
+    let (store, recovery) =
+        Store::open(disk, options, || SmallState::new(address, Uuid(fresh[0]), Uuid(fresh[1]), fresh[2]))
+            .map_err(|e| ServeError(format!("{path}: {e}")))?;
+    log::info!(
+        "{path}: {} keys in {} segments, {} records made durable anew, {} torn bytes cut, in {} ms",
+        recovery.keys,
+        recovery.segments,
+        recovery.records,
+        recovery.torn_bytes,
+        began.elapsed().as_millis()
+    );
+    if let Some(damage) = store.health() {
+        log::error!(
+            "{path}: {damage}. This copy serves no requests; dkv log verify {path} checks it, \
+             and dkv log cut {path}, with the node stopped, drops what is damaged"
+        );
+    }
+    Ok(store)
+}
+
+/// Raises the limit on descriptors as far as it goes, and says how many connections fit below it.
+fn descriptors(cluster: &Cluster) -> usize {
+    let wanted = cluster.settings().limits.max_connections;
+    let needed = wanted as u64 + turn::PEER_RESERVE as u64 + OWN_DESCRIPTORS;
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let have = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let Some(have) = have.filter(|have| *have < needed) else { return wanted };
+    let fit = have.saturating_sub(turn::PEER_RESERVE as u64 + OWN_DESCRIPTORS).max(16) as usize;
+    log::warn!("limits.max_connections = {wanted} needs {needed} descriptors, and {have} are allowed: {fit} it is");
+    fit
+}
+
+fn random() -> Result<u128, ServeError> {
+    let mut bytes = [0; 16];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| ServeError(format!("the system gives no random numbers: {e}")))?;
+    assert!(filled == bytes.len(), "getrandom gives up to 256 bytes whole");
+    Ok(u128::from_ne_bytes(bytes))
 }

@@ -87,10 +87,24 @@ pub fn error(out: &mut Vec<u8>, about: About, error: &ApiError, date: &DateText)
     with_body(out, about, head, &[body.as_bytes()], date);
 }
 
-/// Appends the guide: `/`.
-pub fn guide(out: &mut Vec<u8>, about: About, head: &Head<'_>, date: &DateText) {
+/// The status of an outcome.
+#[must_use]
+pub fn status(outcome: &Outcome<'_>) -> u16 {
+    match outcome {
+        Outcome::Found { .. } | Outcome::Replaced(_) | Outcome::Deleted => 200,
+        Outcome::Created(_) => 201,
+        Outcome::NotFound => 404,
+        Outcome::NotModified(_) => 304,
+        Outcome::PreconditionFailed(_) => 412,
+        Outcome::Failed(why) => failure(*why).status,
+    }
+}
+
+/// The guide: `/`.
+#[must_use]
+pub fn guide_text(head: &Head<'_>) -> String {
     let host = head.host.unwrap_or("localhost:8080");
-    let body = format!(
+    format!(
         "DistributedKVStore: keys and values are bytes. Any node takes any key.
 
   curl -X PUT    'http://{host}/set?key=K&value=V'     201 new, 200 replaced
@@ -106,8 +120,7 @@ Only if absent:      curl -X PUT -H 'If-None-Match: *' 'http://{host}/set?key=K&
 
 Also: /where?key=K  /cluster  /livez  /readyz?verbose  /metrics
 "
-    );
-    text(out, about, 200, ContentType::Text, body.as_bytes(), date);
+    )
 }
 
 fn plain(about: About, status: u16, kind: ContentType, len: usize) -> ResponseHead {

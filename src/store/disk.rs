@@ -1,6 +1,6 @@
-//! Owns: the door to the disk, as a trait, and the real files behind it. What may take long is started and
-//! completes later; nothing here blocks the loop but the calls marked *blocking*, which only opening a store and
-//! the offline tools use.
+//! Owns: the door to the disk, as a trait (`files.rs` has the real files). What may take long is started and
+//! completes later; nothing here blocks the loop but the calls marked *blocking*, which only opening and closing a
+//! store use.
 //! Never: what the bytes mean.
 
 use std::io::{self, IoSlice};
@@ -17,8 +17,10 @@ pub struct OpId(pub u64);
 /// state that must be persisted does not stand behind the data's fdatasync, nor does a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Segments: fdatasync, install, remove.
+    /// The log's fdatasync: answers wait for it, so nothing else stands here while the store serves.
     Data,
+    /// What nobody waits for: the next segment, compaction, removals.
+    Background,
     /// The small state (and later the registers).
     Small,
 }
@@ -84,8 +86,9 @@ pub trait Disk {
     /// Final, whatever it is.
     fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()>;
 
-    /// Reads what is in the page cache, without waiting for the device. `None`: at least a part of it is not there.
-    /// Otherwise the number of bytes read: fewer than `buf.len()` only at the end of the file.
+    /// Reads what is in the page cache, without waiting for the device. `None`: not even the first byte is there.
+    /// Otherwise the number of bytes read from `at` on: fewer than `buf.len()` at the end of the file, or where the
+    /// rest is not in the page cache.
     ///
     /// # Errors
     /// Whatever the system says.

@@ -1,0 +1,233 @@
+//! Owns: the pages that a node makes of itself: /where, /cluster, /livez, /readyz, /metrics, /.
+//! Never: changes anything.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::api::Call;
+use super::client::Page;
+use super::metrics::{self, Gauge};
+use super::render;
+use super::turn::Server;
+use crate::config::Role;
+use crate::http::Head;
+use crate::http::response::ContentType;
+use crate::id::{NodeId, ShardId};
+use crate::node::copy::NotServing;
+use crate::router;
+
+pub(super) fn page(server: &mut Server, call: &Call<'_>, head: &Head<'_>) -> Page {
+    match call {
+        Call::Where { key } => json(&where_is(server, key)),
+        Call::Cluster => json(&cluster(server)),
+        Call::Livez => text(200, "ok\n".to_owned()),
+        Call::Readyz { verbose } => readyz(server, *verbose),
+        Call::Metrics => Page { status: 200, kind: ContentType::Prometheus, body: metrics_text(server) },
+        Call::Guide => text(200, render::guide_text(head)),
+        Call::Data(_) | Call::Peer => unreachable!("not a page"),
+    }
+}
+
+fn text(status: u16, body: String) -> Page {
+    Page { status, kind: ContentType::Text, body }
+}
+
+fn json(value: &impl Serialize) -> Page {
+    let mut body = serde_json::to_string(value).expect("plain data has a JSON form");
+    body.push('\n');
+    Page { status: 200, kind: ContentType::Json, body }
+}
+
+#[derive(Serialize)]
+struct WhereView {
+    hash: String,
+    shard: u32,
+    name: String,
+    primary: String,
+    in_sync: Vec<String>,
+}
+
+fn where_is(server: &Server, key: &[u8]) -> WhereView {
+    let shard = server.core.router().shard_of(key);
+    let primary = address(server, server.core.directory().primary(shard));
+    WhereView {
+        hash: format!("{:016x}", router::hash(key)),
+        shard: shard.0,
+        name: server.cluster.shard(shard).name.clone(),
+        in_sync: vec![primary.clone()],
+        primary,
+    }
+}
+
+#[derive(Serialize)]
+struct ClusterView {
+    shards: Vec<ShardView>,
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+struct ShardView {
+    idx: u32,
+    name: String,
+    epoch: u64,
+    primary: String,
+    in_sync: Vec<String>,
+    nodes: Vec<NodeView>,
+}
+
+#[derive(Serialize)]
+struct NodeView {
+    address: String,
+    role: &'static str,
+    lsn: u64,
+    committed: u64,
+    up: bool,
+}
+
+/// Every shard, as this node sees it.
+fn cluster(server: &Server) -> ClusterView {
+    let shards = (0u32..).map(ShardId).zip(server.cluster.shards());
+    let shards = shards.map(|(id, shard)| {
+        let mine = server.cluster.node(server.me).shard == id;
+        let directory = server.core.directory();
+        let primary = directory.primary(id);
+        let epoch = if mine && primary == server.me { server.core.copy().epoch() } else { directory.epoch(id) };
+        ShardView {
+            idx: id.0,
+            name: shard.name.clone(),
+            epoch: epoch.0,
+            primary: address(server, primary),
+            in_sync: vec![address(server, primary)],
+            nodes: shard.nodes.iter().map(|node| node_view(server, *node, primary)).collect(),
+        }
+    });
+    ClusterView { shards: shards.collect(), fingerprint: format!("{:016x}", server.identity.fingerprint) }
+}
+
+fn node_view(server: &Server, node: NodeId, primary: NodeId) -> NodeView {
+    let (status, up) = if node == server.me {
+        (server.core.status(), true)
+    } else {
+        match server.core.directory().heard(node, server.now.ms()) {
+            Some((heard, up)) => (heard.status, up),
+            None => (crate::wire::Status::default(), false),
+        }
+    };
+    NodeView {
+        address: address(server, node),
+        role: if node == primary { Role::Primary } else { Role::Replica }.as_str(),
+        lsn: status.end.0,
+        committed: status.committed.0,
+        up,
+    }
+}
+
+fn address(server: &Server, node: NodeId) -> String {
+    server.cluster.node(node).address.to_string()
+}
+
+/// Whether this copy can serve its role, check by check.
+fn readyz(server: &Server, verbose: bool) -> Page {
+    let damage = server.core.store().health();
+    let checks = [
+        ("running", (server.draining_until_ms.is_some()).then(|| "this node is stopping".to_owned())),
+        (
+            "copy",
+            match server.core.copy().serves() {
+                Ok(()) => None,
+                Err(NotServing::Starting) => Some("this copy is starting: its epoch is not persisted yet".to_owned()),
+                Err(NotServing::Damaged) => Some(damage.map_or("this copy is damaged".to_owned(), |damage| {
+                    format!("{damage}; dkv log verify checks the directory, dkv log cut drops what is damaged")
+                })),
+            },
+        ),
+        ("disk", server.core.disk_is_slow().then(|| "the disk has not answered for deadlines.disk_ms".to_owned())),
+    ];
+    let ready = checks.iter().all(|(_, why)| why.is_none());
+    let mut body = String::new();
+    if verbose {
+        for (name, why) in &checks {
+            let _ = match why {
+                None => writeln!(body, "[+] {name} ok"),
+                Some(why) => writeln!(body, "[-] {name}: {why}"),
+            };
+        }
+        for (node, why) in &server.identity.refusals {
+            let _ = writeln!(body, "[!] no link with {}: {why}", address(server, *node));
+        }
+    }
+    let summary = checks.into_iter().find_map(|(_, why)| why).unwrap_or_else(|| "ready".to_owned());
+    let _ = writeln!(body, "{summary}");
+    text(if ready { 200 } else { 503 }, body)
+}
+
+fn metrics_text(server: &mut Server) -> String {
+    let stats = server.core.store().stats();
+    let counters = server.core.counters().clone();
+    let status = server.core.status();
+    let (mut clients, mut links) = (0u64, 0u64);
+    for conn in server.reactor.iter_mut() {
+        match conn.state {
+            super::conn::Role::Client(_) => clients += 1,
+            super::conn::Role::Link(_) => links += 1,
+        }
+    }
+    let role = if status.is_primary { "primary" } else { "replica" };
+    let shard = server.cluster.node(server.me).shard;
+    let labels = format!("shard=\"{}\",role=\"{role}\"", shard.0);
+    let labelled = |gauge: Gauge, labels: &str| Gauge { labels: labels.to_owned(), ..gauge };
+    let conns = |kind: &str, n: u64| {
+        labelled(Gauge::new("dkv_connections", "Open connections.", n as f64), &format!("kind=\"{kind}\""))
+    };
+    let log_bytes = |state: &str, n: u64| {
+        let help = "Bytes of records in the log: of keys' present values, and superseded or deleted.";
+        labelled(Gauge::new("dkv_log_bytes", help, n as f64), &format!("state=\"{state}\""))
+    };
+    let forwards = |result: &str, n: u64| {
+        let help = "Requests forwarded to another node, by what came of them.";
+        labelled(Gauge::counter("dkv_forwards_total", help, n), &format!("result=\"{result}\""))
+    };
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let mut gauges = vec![
+        labelled(Gauge::new("dkv_build_info", "The program's version.", 1.0), &version),
+        labelled(Gauge::new("dkv_node_info", "This node's shard and role.", 1.0), &labels),
+        Gauge::new("dkv_ready", "Whether this copy can serve its role.", f64::from(u8::from(status.ready))),
+        Gauge::new("dkv_epoch", "The copy's epoch.", status.epoch.0 as f64),
+        Gauge::new("dkv_log_end_lsn", "The last record in the log.", status.end.0 as f64),
+        Gauge::new("dkv_committed_lsn", "The last committed record.", status.committed.0 as f64),
+        conns("client", clients),
+        conns("link", links),
+        Gauge::new("dkv_keys", "Keys with a value.", server.core.store().keys() as f64),
+        log_bytes("live", stats.live_bytes),
+        log_bytes("dead", stats.dead_bytes),
+        Gauge::new("dkv_log_disk_bytes", "Bytes that the log takes on the disk.", stats.log_bytes as f64),
+        Gauge::new("dkv_log_segments", "Files of the log.", stats.segments as f64),
+        Gauge::counter("dkv_compactions_total", "Compactions.", stats.compactions),
+        Gauge::counter("dkv_compacted_bytes_total", "Bytes that compactions wrote.", stats.compacted_bytes),
+        Gauge::new("dkv_index_bytes", "Memory of the index.", stats.index_bytes as f64),
+        Gauge::new(
+            "dkv_disk_full",
+            "Whether the last reservation found the disk full.",
+            u8::from(stats.disk_full).into(),
+        ),
+        forwards("answered", counters.forwards_answered),
+        forwards("lost", counters.forwards_lost),
+        forwards("misled", counters.forwards_misled),
+        Gauge::counter("dkv_forwards_sent_total", "Requests forwarded to another node.", counters.forwards),
+        Gauge::counter("dkv_forwarded_here_total", "Requests of other nodes taken.", counters.forwarded_here),
+        Gauge::counter(
+            "dkv_waits_for_primary_total",
+            "Requests that had to wait for a primary.",
+            counters.waited_for_primary,
+        ),
+        Gauge::counter("dkv_cold_reads_total", "Reads that went to the disk.", counters.cold_reads),
+        Gauge::new(
+            "dkv_inflight_bytes",
+            "Bytes held in buffers and kept requests.",
+            (server.reactor.held_bytes() + server.core.held_bytes()) as f64,
+        ),
+    ];
+    gauges.extend(super::process::gauges(server.started_wall_ms));
+    metrics::text(&server.metrics, &gauges)
+}

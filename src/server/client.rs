@@ -1,0 +1,370 @@
+//! Owns: the reading of a client's requests: bytes → [`Decoder`](crate::http::Decoder) → [`api`](super::api) → the core
+//! or a page, and when to stop reading.
+//! Never: how an answer is written, what a call does.
+
+use super::admin;
+use super::api::{self, Call};
+use super::conn::{Due, Link, Role, Stage};
+use super::error::ApiError;
+use super::lane::Stream;
+use super::metrics::CallKind;
+use super::render::{self, About};
+use super::turn::Server;
+use crate::http::response::{CONTINUE, ContentType, write_switching_protocols};
+use crate::http::{BodyKind, Decoder, Head, Step};
+use crate::id::{ConnId, NodeId, Ticket};
+use crate::op::{Failure, Outcome, Verb};
+use crate::reactor::{Buffer, Closing, Filled};
+use crate::wire::Class;
+
+/// A client whose output holds more than this is not read from.
+pub(super) const OUTPUT_PAUSE_BYTES: usize = 256 * 1024;
+/// What one connection may be read in one turn, in bytes: then the others have their turn.
+const TURN_BYTES: usize = 512 * 1024;
+/// What is dropped of a connection that lingers, in bytes: whoever sends more meets a reset.
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Whether parsing goes on.
+enum Next {
+    /// With the request behind.
+    Request,
+    /// When more bytes have come.
+    Bytes,
+    /// When answers have left.
+    Paused,
+    /// Not at all: the connection is closing.
+    Never,
+    /// As a link.
+    Handed,
+}
+
+impl Server {
+    /// Something happened on a client's connection.
+    pub(super) fn on_client_ready(&mut self, id: ConnId) {
+        let Some(conn) = self.reactor.get(id) else { return };
+        if conn.is_broken {
+            return self.reactor.close(id);
+        }
+        if conn.output_bytes() > 0 || conn.closing == Closing::AfterOutput {
+            self.reactor.touch(id);
+        }
+        let Some(conn) = self.reactor.get(id) else { return };
+        let (readable, has_input) = (conn.readable, conn.input_bytes() > 0);
+        let Role::Client(client) = &mut conn.state else { return };
+        let was_paused = std::mem::take(&mut client.is_paused);
+        if conn.closing != Closing::No || client.is_last {
+            return self.drop_input(id);
+        }
+        if was_paused && has_input {
+            let mut buffer = self.reactor.borrow(id);
+            let (used, next) = self.take_requests(id, &mut buffer);
+            self.reactor.give_back(id, buffer, used);
+            if !matches!(next, Next::Bytes | Next::Request) {
+                return;
+            }
+        }
+        if readable {
+            self.read_client(id);
+        }
+    }
+
+    fn read_client(&mut self, id: ConnId) {
+        let mut budget = TURN_BYTES;
+        loop {
+            let Some(conn) = self.reactor.get(id) else { return };
+            let Role::Client(client) = &conn.state else { return };
+            let before = conn.input_bytes();
+            let wanted = client.decoder.wanted().saturating_sub(before);
+            let (mut buffer, filled) = self.reactor.read(id, wanted);
+            self.tell_time();
+            let came = buffer.len() - before;
+            let (used, next) = match filled {
+                Filled::Gone => (0, Next::Never),
+                _ if came == 0 => (0, Next::Bytes),
+                _ => self.take_requests(id, &mut buffer),
+            };
+            self.reactor.give_back(id, buffer, used);
+            match (filled, next) {
+                (Filled::Gone, _) => return self.reactor.close(id),
+                (_, Next::Paused | Next::Handed) => return,
+                (_, Next::Never) => return self.drop_input(id),
+                (Filled::Ended, _) => return self.end_of_input(id),
+                (Filled::Drained, _) => return,
+                (Filled::More, _) => {}
+            }
+            budget = budget.saturating_sub(came);
+            if budget == 0 {
+                return self.reactor.again(id);
+            }
+        }
+    }
+
+    /// The client has ended its half: it still gets its answers.
+    fn end_of_input(&mut self, id: ConnId) {
+        let Some(conn) = self.reactor.get(id) else { return };
+        let has_output = conn.output_bytes() > 0;
+        let Role::Client(client) = &mut conn.state else { return };
+        client.is_last = true;
+        if !client.pipeline.is_empty() {
+            return;
+        }
+        if has_output {
+            conn.closing = Closing::AfterOutput;
+        } else {
+            self.reactor.close(id);
+        }
+    }
+
+    /// Reads and drops what a connection that is closing still sends.
+    fn drop_input(&mut self, id: ConnId) {
+        let mut dropped = 0;
+        loop {
+            let (buffer, filled) = self.reactor.read(id, 0);
+            let all = buffer.len();
+            self.reactor.give_back(id, buffer, all);
+            dropped += all;
+            match filled {
+                Filled::Drained => return,
+                Filled::More if dropped < LINGER_BYTES => {}
+                Filled::More => {
+                    // Not before its answers have left.
+                    if matches!(self.reactor.get(id), Some(c) if matches!(c.closing, Closing::Lingering { .. })) {
+                        self.reactor.close(id);
+                    }
+                    return;
+                }
+                Filled::Ended => {
+                    let lingers =
+                        matches!(self.reactor.get(id), Some(c) if matches!(c.closing, Closing::Lingering { .. }));
+                    if lingers {
+                        self.reactor.close(id);
+                    }
+                    return;
+                }
+                Filled::Gone => return self.reactor.close(id),
+            }
+        }
+    }
+
+    /// Takes the requests that stand in the buffer. Returns how many bytes of it are done with.
+    fn take_requests(&mut self, id: ConnId, buffer: &mut Buffer) -> (usize, Next) {
+        let Some(conn) = self.reactor.get(id) else { return (0, Next::Never) };
+        let Role::Client(client) = &mut conn.state else { return (0, Next::Never) };
+        let mut decoder = std::mem::take(&mut client.decoder);
+        let mut used = 0;
+        let next = loop {
+            if self.must_pause(id) {
+                break Next::Paused;
+            }
+            match self.take_request(id, &mut decoder, buffer, &mut used) {
+                Next::Request => {}
+                other => break other,
+            }
+        };
+        if let Some(conn) = self.reactor.get(id)
+            && let Role::Client(client) = &mut conn.state
+        {
+            client.decoder = decoder;
+            client.is_paused = matches!(next, Next::Paused);
+        }
+        // Of what a closing connection sent behind its last request nothing is kept.
+        let used = if matches!(next, Next::Never) { buffer.len() } else { used };
+        (used, next)
+    }
+
+    fn must_pause(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.reactor.get(id) else { return false };
+        let output_bytes = conn.output_bytes();
+        let Role::Client(client) = &conn.state else { return false };
+        client.pipeline.len() >= self.cluster.settings().limits.max_pipeline
+            || output_bytes + client.pipeline.early_bytes() > OUTPUT_PAUSE_BYTES
+    }
+
+    fn take_request(&mut self, id: ConnId, decoder: &mut Decoder, buffer: &mut Buffer, used: &mut usize) -> Next {
+        let held_bytes = self.reactor.held_bytes() + self.core.held_bytes();
+        let room = (self.cluster.settings().limits.max_inflight_bytes as u64).saturating_sub(held_bytes);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits);
+        let next = match step {
+            Step::Partial(keep) => {
+                buffer.truncate(*used + keep);
+                Next::Bytes
+            }
+            Step::Head(head) => self.on_head(id, &head, room),
+            Step::Reject(reject) => self.refuse(id, About::UNREADABLE, CallKind::Other, &reject.into()),
+            Step::Complete(request, bytes) => {
+                *used += bytes;
+                let about = self.about(&request.head);
+                match api::call(&request, &self.limits, &self.hosts, &mut scratch) {
+                    Ok(Call::Peer) => self.become_link(id, about),
+                    _ if self.is_surplus(id) => {
+                        let why = "this node has limits.max_connections clients: try again, or another node";
+                        let error = ApiError::unavailable("too_many_connections", why);
+                        self.refuse(id, about.closing(), CallKind::Other, &error)
+                    }
+                    Ok(call) => self.on_call(id, &request.head, about, call, room),
+                    Err(error) => self.refuse(id, about, CallKind::Other, &error),
+                }
+            }
+        };
+        self.scratch = scratch;
+        next
+    }
+
+    /// A stopping node says so with every answer.
+    fn about(&self, head: &Head<'_>) -> About {
+        let about = About::new(head);
+        if self.draining_until_ms.is_some() { about.closing() } else { about }
+    }
+
+    fn is_surplus(&mut self, id: ConnId) -> bool {
+        matches!(self.reactor.get(id), Some(c) if matches!(&c.state, Role::Client(client) if client.is_surplus))
+    }
+
+    /// A head whose body is still to come: refused now, or told to go on.
+    fn on_head(&mut self, id: ConnId, head: &Head<'_>, room: u64) -> Next {
+        let about = About::new(head).closing();
+        if let Err(error) = api::admit(head, &self.limits, &self.hosts) {
+            return self.refuse(id, about, CallKind::Other, &error);
+        }
+        let needs = match head.body {
+            BodyKind::Length(n) => n,
+            BodyKind::None | BodyKind::Chunked => 0,
+        };
+        if needs > room || room == 0 {
+            return self.refuse(id, about, CallKind::Other, &overloaded());
+        }
+        if self.draining_until_ms.is_some() {
+            let error = ApiError::unavailable("draining", "this node is stopping; not applied: ask another node");
+            return self.refuse(id, about, CallKind::Other, &error);
+        }
+        if head.expect_continue
+            && let Some((out, Role::Client(client))) = self.reactor.output(id)
+        {
+            if client.pipeline.is_empty() {
+                out.extend_from_slice(CONTINUE);
+            } else {
+                client.owes_continue = true;
+            }
+        }
+        Next::Request
+    }
+
+    fn on_call(&mut self, id: ConnId, head: &Head<'_>, about: About, call: Call<'_>, room: u64) -> Next {
+        let verb = if let Call::Data(op) = &call { op.verb } else { Verb::Get };
+        let due = Due { about, verb, call: kind_of(&call), since_ns: self.now.boot_ns };
+        let Some(number) = self.push(id, due) else { return Next::Never };
+        match call {
+            Call::Data(op) => {
+                let ticket = Ticket::Client(id, number);
+                let failure = if self.draining_until_ms.is_some() { Failure::Draining } else { Failure::Overloaded };
+                let (core, mut out) = self.core_and_sink();
+                if failure == Failure::Draining || room == 0 {
+                    super::core::Sink::answer(&mut out, ticket, &Outcome::Failed(failure));
+                } else {
+                    core.submit(ticket, Stream::Client(id), &op, &mut out);
+                }
+            }
+            page => {
+                let page = admin::page(self, &page, head);
+                let (_, mut out) = self.core_and_sink();
+                let date = out.date;
+                out.respond(id, number, page.status, |bytes, due| {
+                    render::text(bytes, due.about, page.status, page.kind, page.body.as_bytes(), date);
+                });
+            }
+        }
+        if about.persistence == crate::http::response::Persistence::Close { self.no_more(id) } else { Next::Request }
+    }
+
+    /// Answers with a refusal, in its turn.
+    fn refuse(&mut self, id: ConnId, about: About, call: CallKind, error: &ApiError) -> Next {
+        let due = Due { about, verb: Verb::Get, call, since_ns: self.now.boot_ns };
+        let Some(number) = self.push(id, due) else { return Next::Never };
+        let (_, mut out) = self.core_and_sink();
+        let date = out.date;
+        out.respond(id, number, error.status, |bytes, due| render::error(bytes, due.about, error, date));
+        if about.persistence == crate::http::response::Persistence::Close { self.no_more(id) } else { Next::Request }
+    }
+
+    fn no_more(&mut self, id: ConnId) -> Next {
+        if let Some(conn) = self.reactor.get(id)
+            && let Role::Client(client) = &mut conn.state
+        {
+            client.is_last = true;
+        }
+        Next::Never
+    }
+
+    fn push(&mut self, id: ConnId, due: Due) -> Option<u64> {
+        match &mut self.reactor.get(id)?.state {
+            Role::Client(client) => Some(client.pipeline.push(due)),
+            Role::Link(_) => None,
+        }
+    }
+
+    /// A request that does not come in time: 408, and the connection closes.
+    pub(super) fn refuse_late(&mut self, id: ConnId, setting: &str) {
+        let error = ApiError::timeout(setting);
+        self.refuse(id, About::UNREADABLE, CallKind::Other, &error);
+        self.drop_input(id);
+    }
+
+    /// The connection becomes a link, if it comes from a host of the table.
+    fn become_link(&mut self, id: ConnId, about: About) -> Next {
+        let Some(conn) = self.reactor.get(id) else { return Next::Never };
+        let from = conn.peer.ip().to_canonical();
+        if !self.cluster.nodes().iter().any(|node| node.address.ip().to_canonical() == from) {
+            let why = format!("{from} is not the address of a node in this node's sharding.toml: no link with it");
+            return self.refuse(id, about.closing(), CallKind::Other, &ApiError::new(403, "not_a_peer", why));
+        }
+        let now_ms = self.now.ms();
+        let Some((out, role)) = self.reactor.output(id) else { return Next::Never };
+        if !matches!(role, Role::Client(client) if client.pipeline.is_empty()) {
+            let why = "the request for a link must be the first on its connection";
+            return self.refuse(id, about.closing(), CallKind::Other, &ApiError::new(400, "bad_upgrade", why));
+        }
+        write_switching_protocols(out);
+        *role = Role::Link(Link {
+            node: NodeId(u32::MAX),
+            class: Class::Control,
+            is_dialled: false,
+            stage: Stage::Listening,
+            heard_ms: now_ms,
+        });
+        self.reactor.again(id);
+        Next::Handed
+    }
+}
+
+fn overloaded() -> ApiError {
+    ApiError::unavailable(
+        "overloaded",
+        "too many bytes of requests are under way (limits.max_inflight_bytes); not applied: try again later",
+    )
+}
+
+fn kind_of(call: &Call<'_>) -> CallKind {
+    match call {
+        Call::Data(op) => match op.verb {
+            Verb::Get => CallKind::Get,
+            Verb::Set => CallKind::Set,
+            Verb::Update => CallKind::Update,
+            Verb::Delete => CallKind::Delete,
+        },
+        Call::Where { .. } => CallKind::Where,
+        Call::Cluster => CallKind::Cluster,
+        Call::Livez => CallKind::Livez,
+        Call::Readyz { .. } => CallKind::Readyz,
+        Call::Metrics => CallKind::Metrics,
+        Call::Guide => CallKind::Guide,
+        Call::Peer => CallKind::Other,
+    }
+}
+
+/// A page that this node makes of itself.
+pub(super) struct Page {
+    pub status: u16,
+    pub kind: ContentType,
+    pub body: String,
+}

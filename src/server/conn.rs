@@ -1,0 +1,104 @@
+//! Owns: what the server keeps with each connection: a client's place in its stream of requests, or a link's in its
+//! handshake.
+//! Never: sockets.
+
+use super::metrics::CallKind;
+use super::pipeline::Pipeline;
+use super::render::About;
+use crate::http::{Decoder, Phase};
+use crate::id::NodeId;
+use crate::op::Verb;
+use crate::wire::Class;
+
+/// What a connection is.
+pub enum Role {
+    /// A client's; the listener knows no other at first.
+    Client(Client),
+    /// A peer link.
+    Link(Link),
+}
+
+/// What a request's answer needs, until it is due.
+#[derive(Debug, Clone, Copy)]
+pub struct Due {
+    /// How it is written.
+    pub about: About,
+    /// For the text of a 404.
+    pub verb: Verb,
+    /// For the metrics.
+    pub call: CallKind,
+    /// When the request was read, on the loop's clock.
+    pub since_ns: u64,
+}
+
+/// A client's connection.
+pub struct Client {
+    /// Where it is in the stream of requests.
+    pub decoder: Decoder,
+    /// The answers that are due, in order.
+    pub pipeline: Pipeline<Due>,
+    /// What it was in the midst of at the last look, and since when (milliseconds of the loop's clock).
+    pub phase: Phase,
+    /// See `phase`.
+    pub since_ms: u64,
+    /// Bytes of the body under way that have come, as of the last look.
+    pub body_bytes: u64,
+    /// No further request is taken: the answer that closes is under way, or the client has ended its half.
+    pub is_last: bool,
+    /// Reading stopped until answers have left.
+    pub is_paused: bool,
+    /// `100 Continue` is due once the answers before it have left.
+    pub owes_continue: bool,
+    /// Above `limits.max_connections`: only a peer may use it.
+    pub is_surplus: bool,
+}
+
+impl Client {
+    /// A fresh connection.
+    #[must_use]
+    pub fn new(now_ms: u64, is_surplus: bool) -> Self {
+        Self {
+            decoder: Decoder::default(),
+            pipeline: Pipeline::default(),
+            phase: Phase::Idle,
+            since_ms: now_ms,
+            body_bytes: 0,
+            is_last: false,
+            is_paused: false,
+            owes_continue: false,
+            is_surplus,
+        }
+    }
+}
+
+/// How far a link's handshake has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Dialled: the connection is not up.
+    Connecting,
+    /// Dialled: the upgrade was asked for.
+    Upgrading,
+    /// Dialled: the hello was sent.
+    Greeting,
+    /// Accepted: the hello is awaited.
+    Listening,
+    /// It carries messages.
+    Up,
+    /// Refused; the other side's word is awaited for a moment.
+    Refused,
+}
+
+/// A peer link.
+#[derive(Debug)]
+pub struct Link {
+    /// The node at the other end; for an accepted link, once it has said so.
+    pub node: NodeId,
+    /// What it is for; likewise.
+    pub class: Class,
+    /// Whether this node dialled it.
+    pub is_dialled: bool,
+    /// The handshake.
+    pub stage: Stage,
+    /// When something was last heard on it, or when it began (milliseconds of the loop's clock).
+    pub heard_ms: u64,
+}

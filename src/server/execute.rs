@@ -1,0 +1,129 @@
+//! Owns: what each call does to the store, and which records its answer rests on (the law of answers).
+//! Never: where the request came from, sockets, HTTP.
+
+use super::core::{Core, Sink};
+use crate::id::{Lsn, Ticket};
+use crate::node::Barrier;
+use crate::node::copy::NotServing;
+use crate::op::{Condition, Failure, Op, Outcome, Verb};
+use crate::store::disk::{Disk, OpId};
+use crate::store::{Arrived, Kind, Lookup, Probe, StageError};
+
+/// How far a request came.
+#[derive(Debug)]
+pub enum Executed {
+    /// It is answered.
+    Answered,
+    /// Its answer leaves when its barrier is met.
+    Pending {
+        /// What the answer rests on.
+        barrier: Barrier,
+        /// The answer.
+        outcome: Outcome<'static>,
+        /// Whether it has an lsn of its own: then only success, or *unknown*, may follow.
+        is_write: bool,
+    },
+    /// A record must be read from the disk first: nothing has happened yet.
+    Cold(OpId),
+    /// A read behind a write of its own stream, which must be committed first.
+    BehindWrite(Lsn),
+}
+
+impl<D: Disk> Core<D> {
+    /// Executes a request on this node's copy. `last_write`: the last record that its stream wrote.
+    pub(super) fn execute(
+        &mut self,
+        ticket: Ticket,
+        last_write: Lsn,
+        op: &Op<'_>,
+        arrived: Option<&Arrived>,
+        sink: &mut impl Sink,
+    ) -> Executed {
+        let outcome = match self.copy.serves() {
+            Err(NotServing::Damaged) => Outcome::Failed(Failure::Corrupt),
+            Err(NotServing::Starting) => Outcome::Failed(Failure::NoPrimary),
+            Ok(()) if op.verb == Verb::Get => return self.read(ticket, last_write, op, arrived, sink),
+            Ok(()) => match self.write(op, arrived) {
+                Ok(executed) => match executed {
+                    // It rests on committed records only: nothing to wait for.
+                    Executed::Pending { barrier, outcome, .. } if self.copy.meets(&barrier) => outcome,
+                    executed => return executed,
+                },
+                Err(failure) => Outcome::Failed(failure),
+            },
+        };
+        sink.answer(ticket, &outcome);
+        Executed::Answered
+    }
+
+    /// Answers from the committed state: a write under way is concurrent with the read, unless it is its own stream's.
+    fn read(
+        &mut self,
+        ticket: Ticket,
+        last_write: Lsn,
+        op: &Op<'_>,
+        arrived: Option<&Arrived>,
+        sink: &mut impl Sink,
+    ) -> Executed {
+        if last_write > self.copy.committed() {
+            return Executed::BehindWrite(last_write);
+        }
+        let outcome = match self.store.get(op.key, arrived) {
+            Lookup::Absent if op.condition.holds(None) => Outcome::NotFound,
+            Lookup::Absent => Outcome::PreconditionFailed(None),
+            Lookup::Found { lsn, value } if op.condition.holds(Some(lsn)) => {
+                Outcome::Found { lsn, value, stale: op.stale }
+            }
+            Lookup::Found { lsn, .. } => match op.condition {
+                Condition::IsNot(_) | Condition::Absent => Outcome::NotModified(lsn),
+                _ => Outcome::PreconditionFailed(Some(lsn)),
+            },
+            Lookup::Cold(read) => return Executed::Cold(read),
+            Lookup::Corrupt => {
+                self.copy.damaged();
+                Outcome::Failed(Failure::Corrupt)
+            }
+        };
+        sink.answer(ticket, &outcome);
+        Executed::Answered
+    }
+
+    /// Evaluates a write on the pending state, in lsn order, and gives it an lsn where it changes something.
+    fn write(&mut self, op: &Op<'_>, arrived: Option<&Arrived>) -> Result<Executed, Failure> {
+        if self.disk_is_slow() {
+            return Err(Failure::DiskSlow);
+        }
+        let (present, rests_on, prior) = match self.store.probe(op.key, arrived) {
+            Probe::Absent { rests_on, prior } => (None, rests_on, prior),
+            Probe::Present { lsn, prior } => (Some(lsn), lsn, prior),
+            Probe::Cold(read) => return Ok(Executed::Cold(read)),
+            Probe::Corrupt => {
+                self.copy.damaged();
+                return Err(Failure::Corrupt);
+            }
+        };
+        let pending = |barrier, outcome, is_write| Ok(Executed::Pending { barrier, outcome, is_write });
+        if !op.condition.holds(present) {
+            return pending(self.copy.barrier(rests_on), Outcome::PreconditionFailed(present), false);
+        }
+        let kind = match (op.verb, present) {
+            (Verb::Update | Verb::Delete, None) => {
+                return pending(self.copy.barrier(rests_on), Outcome::NotFound, false);
+            }
+            (Verb::Delete, Some(_)) => Kind::Delete,
+            _ => Kind::Set,
+        };
+        let epoch = self.copy.epoch();
+        let lsn = self.store.stage(epoch, kind, op.key, op.value, 0, prior).map_err(|e| match e {
+            StageError::Full => Failure::DiskFull,
+            StageError::Busy => Failure::Overloaded,
+            StageError::Corrupt => Failure::Corrupt,
+        })?;
+        let outcome = match (op.verb, present) {
+            (Verb::Delete, _) => Outcome::Deleted,
+            (_, None) => Outcome::Created(lsn),
+            (_, Some(_)) => Outcome::Replaced(lsn),
+        };
+        pending(self.copy.barrier(lsn), outcome, true)
+    }
+}

@@ -1,0 +1,425 @@
+//! Owns: the turn of the event loop, the clock, the signals, and the deadlines of connections. This is the one file
+//! that sees all the others.
+//!
+//! [`Server::turn`] is the whole product on one page: wait → read → timers → store → send → background → reap.
+//!
+//! Never: protocol rules, file formats, how a request is parsed or answered.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use signal_hook_mio::v1_0::Signals;
+
+use super::ServeError;
+use super::browser::AllowedHosts;
+use super::conn::{Client, Role, Stage};
+use super::core::{Core, TICK_MS};
+use super::metrics::{Metrics, TurnPhase};
+use super::sink::Out;
+use crate::config::Cluster;
+use crate::http::response::DateCache;
+use crate::http::{Limits, Phase};
+use crate::id::{ConnId, NodeId, Now};
+use crate::peers::{BEACON_MS, Peers, SILENCE_MS};
+use crate::reactor::{Closing, Conn, Reactor, Ready};
+use crate::store::files::RealDisk;
+use crate::wire::Class;
+
+/// How often the deadlines of connections are looked at, in milliseconds.
+const SWEEP_MS: u64 = 250;
+/// After this long without a write the log gets its last mark, in milliseconds.
+const IDLE_LOG_MS: u64 = 100;
+/// Connections above `limits.max_connections` that are accepted all the same: peers come by the same door.
+pub(super) const PEER_RESERVE: usize = 64;
+/// Bytes of background work in a turn at most.
+const BACKGROUND_BYTES: u64 = 128 * 1024;
+/// A body gets this long before its rate counts, in milliseconds.
+const BODY_GRACE_MS: u64 = 10_000;
+
+/// A running node.
+pub struct Server {
+    pub(super) cluster: Cluster,
+    pub(super) me: NodeId,
+    pub(super) limits: Limits,
+    pub(super) hosts: AllowedHosts,
+    pub(super) max_connections: usize,
+    pub(super) reactor: Reactor<Role>,
+    pub(super) core: Core<RealDisk>,
+    pub(super) peers: Peers,
+    pub(super) metrics: Metrics,
+    pub(super) now: Now,
+    pub(super) date: DateCache,
+    pub(super) scratch: super::api::Scratch,
+    pub(super) identity: super::link::Identity,
+    pub(super) draining_until_ms: Option<u64>,
+    pub(super) started_wall_ms: u64,
+    signals: Signals,
+    next_sweep_ms: u64,
+    next_tick_ms: u64,
+    next_beacon_ms: u64,
+    last_write_ms: u64,
+    written: crate::id::Lsn,
+    log_is_idle: bool,
+    has_background: bool,
+    has_more: bool,
+    sync_since_ns: Option<(u64, u64)>,
+}
+
+/// What a server is made of.
+pub(super) struct Parts {
+    pub cluster: Cluster,
+    pub me: NodeId,
+    pub reactor: Reactor<Role>,
+    pub core: Core<RealDisk>,
+    pub signals: Signals,
+    pub max_connections: usize,
+    pub identity: super::link::Identity,
+}
+
+impl Server {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { cluster, me, reactor, mut core, signals, max_connections, identity } = parts;
+        let settings = cluster.settings();
+        let limits = Limits {
+            max_key_bytes: settings.limits.max_key_bytes,
+            max_value_bytes: settings.limits.max_value_bytes,
+            max_head_bytes: settings.limits.max_head_bytes,
+            ..Limits::default()
+        };
+        let hosts = AllowedHosts::new(&settings.http.allowed_hosts, &settings.http.allowed_origins);
+        let mut peers = Peers::new(me, cluster.nodes().len(), identity.incarnation);
+        for node in cluster.node_ids().filter(|node| *node != me) {
+            peers.want(node, Class::Control);
+        }
+        let now = Now { boot_ns: boot_ns(), wall_ms: wall_ms() };
+        core.at(now);
+        let written = core.store().end();
+        Self {
+            limits,
+            hosts,
+            max_connections,
+            reactor,
+            core,
+            peers,
+            metrics: Metrics::default(),
+            now,
+            date: DateCache::new(now.wall_ms / 1_000),
+            scratch: super::api::Scratch::default(),
+            identity,
+            draining_until_ms: None,
+            started_wall_ms: now.wall_ms,
+            signals,
+            next_sweep_ms: 0,
+            next_tick_ms: 0,
+            next_beacon_ms: 0,
+            last_write_ms: now.ms(),
+            written,
+            log_is_idle: false,
+            has_background: true,
+            has_more: true,
+            sync_since_ns: None,
+            cluster,
+            me,
+        }
+    }
+
+    /// Turns until told to stop; then closes the store.
+    pub(super) fn run(mut self) -> Result<(), ServeError> {
+        let mut ready = Ready::default();
+        while !self.is_finished() {
+            self.turn(&mut ready)?;
+        }
+        log::info!("stopping: the log gets its last mark");
+        self.core.into_store().close().map_err(|e| ServeError(e.to_string()))
+    }
+
+    /// One turn.
+    fn turn(&mut self, ready: &mut Ready) -> Result<(), ServeError> {
+        let fatal = |e: crate::store::Fatal| ServeError(e.to_string());
+        let begin = self.now.boot_ns;
+        self.reactor.wait(self.timeout(), ready).map_err(|e| ServeError(format!("the event loop failed: {e}")))?;
+        self.now.wall_ms = wall_ms();
+        self.tell_time();
+        let begin = self.phase(TurnPhase::Wait, begin);
+
+        if ready.own {
+            self.on_signal();
+        }
+        // Links before clients: a flood of requests must not delay a beacon or an answer of a peer.
+        let is_link =
+            |server: &mut Self, id| matches!(server.reactor.get(id), Some(c) if matches!(c.state, Role::Link(_)));
+        for id in &ready.connections {
+            if is_link(self, *id) {
+                self.on_link_ready(*id);
+            }
+        }
+        for id in &ready.connections {
+            if !is_link(self, *id) {
+                self.on_client_ready(*id);
+            }
+        }
+        if ready.accept || self.reactor.accept_is_paused() {
+            self.accept();
+        }
+        self.tell_time();
+        let begin = self.phase(TurnPhase::Read, begin);
+
+        self.timers();
+        let begin = self.phase(TurnPhase::Timers, begin);
+
+        let (core, mut out) = self.core_and_sink();
+        self.has_more = core.flush(&mut out).map_err(fatal)?;
+        self.watch_log();
+        self.tell_time();
+        let begin = self.phase(TurnPhase::Store, begin);
+
+        self.send();
+        self.tell_time();
+        let begin = self.phase(TurnPhase::Send, begin);
+
+        self.has_background = self.core.store_mut().background(BACKGROUND_BYTES).map_err(fatal)?;
+        if !self.log_is_idle && self.now.ms() >= self.last_write_ms + IDLE_LOG_MS {
+            self.core.store_mut().mark_idle().map_err(fatal)?;
+            self.log_is_idle = true;
+        }
+        self.reap();
+        self.tell_time();
+        self.phase(TurnPhase::Background, begin);
+        self.metrics.turns += 1;
+        Ok(())
+    }
+
+    /// Reads the clocks: after the sockets, never before, so that no answer is judged by a moment that lies before its
+    /// request was read.
+    pub(super) fn tell_time(&mut self) {
+        self.now.boot_ns = boot_ns();
+        self.core.at(self.now);
+    }
+
+    fn phase(&mut self, phase: TurnPhase, begin: u64) -> u64 {
+        self.metrics.spent(phase, self.now.boot_ns.saturating_sub(begin));
+        self.now.boot_ns
+    }
+
+    pub(super) fn core_and_sink(&mut self) -> (&mut Core<RealDisk>, Out<'_>) {
+        let out = Out {
+            reactor: &mut self.reactor,
+            peers: &mut self.peers,
+            metrics: &mut self.metrics,
+            date: self.date.at(self.now.wall_ms / 1_000),
+            now_ns: self.now.boot_ns,
+            max_link_bytes: self.cluster.settings().limits.max_inflight_bytes / 4,
+        };
+        (&mut self.core, out)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.has_background || self.has_more {
+            return Some(Duration::ZERO);
+        }
+        let mut next = self.next_beacon_ms;
+        if !self.reactor.is_empty() || self.draining_until_ms.is_some() {
+            next = next.min(self.next_sweep_ms);
+        }
+        if self.core.is_waiting() {
+            next = next.min(self.next_tick_ms);
+        }
+        if let Some(peers) = self.peers.next_ms() {
+            next = next.min(peers);
+        }
+        if !self.log_is_idle {
+            next = next.min(self.last_write_ms + IDLE_LOG_MS);
+        }
+        // A millisecond more than needed rather than one turn too many.
+        Some(Duration::from_millis(next.saturating_sub(self.now.ms()) + 1).min(Duration::from_secs(1)))
+    }
+
+    fn accept(&mut self) {
+        self.reactor.resume_accepting();
+        let room = (self.max_connections + PEER_RESERVE).saturating_sub(self.reactor.len());
+        let (now_ms, most, mut count) = (self.now.ms(), self.max_connections, self.reactor.len());
+        let accepted = self.reactor.accept(room, |_| {
+            count += 1;
+            Role::Client(Client::new(now_ms, count > most))
+        });
+        self.metrics.accepted += accepted.count as u64;
+        self.has_more |= accepted.more;
+    }
+
+    fn timers(&mut self) {
+        let now_ms = self.now.ms();
+        if now_ms >= self.next_tick_ms {
+            self.next_tick_ms = now_ms + TICK_MS;
+            let (core, mut out) = self.core_and_sink();
+            core.tick(&mut out);
+        }
+        self.dial_what_is_due();
+        if now_ms >= self.next_beacon_ms {
+            self.next_beacon_ms = now_ms + BEACON_MS;
+            self.send_beacons();
+        }
+        if now_ms >= self.next_sweep_ms {
+            self.next_sweep_ms = now_ms + SWEEP_MS;
+            self.sweep();
+        }
+    }
+
+    /// Notes what the log did in this turn: whether it was written, and how long its syncs take.
+    fn watch_log(&mut self) {
+        let end = self.core.store().end();
+        if end != self.written {
+            self.written = end;
+            self.last_write_ms = self.now.ms();
+            self.log_is_idle = false;
+        }
+        let syncs = self.core.store().syncs();
+        if let Some((number, since_ns)) = self.sync_since_ns
+            && syncs.completed >= number
+        {
+            self.metrics.fsync.observe_ns(self.now.boot_ns.saturating_sub(since_ns));
+            self.sync_since_ns = None;
+        }
+        if self.sync_since_ns.is_none() && syncs.started > syncs.completed {
+            self.sync_since_ns = Some((syncs.started, self.now.boot_ns));
+        }
+    }
+
+    /// Sends what was queued, and wakes the clients that were paused for it.
+    fn send(&mut self) {
+        let now_ms = self.now.ms();
+        let mut again = Vec::new();
+        self.reactor.flush_dirty(now_ms, |conn| {
+            let output_bytes = conn.output_bytes();
+            if conn.is_broken || matches!(conn.closing, Closing::Lingering { .. }) {
+                again.push(conn.id);
+            } else if let Role::Client(client) = &mut conn.state
+                && client.is_paused
+                && output_bytes <= super::client::OUTPUT_PAUSE_BYTES
+            {
+                again.push(conn.id);
+            }
+        });
+        for id in again {
+            self.reactor.again(id);
+        }
+    }
+
+    /// Looks at every connection's deadline.
+    fn sweep(&mut self) {
+        let now_ms = self.now.ms();
+        let deadlines = self.cluster.settings().deadlines.clone();
+        let mut late: Vec<(ConnId, Late)> = Vec::new();
+        for conn in self.reactor.iter_mut() {
+            if let Some(why) = judge(conn, now_ms, &deadlines, self.draining_until_ms.is_some()) {
+                late.push((conn.id, why));
+            }
+        }
+        for (id, why) in late {
+            self.metrics.timeouts += u64::from(!matches!(why, Late::Drained));
+            match why {
+                Late::Answer(setting) => self.refuse_late(id, setting),
+                Late::Close | Late::Drained => self.reactor.close(id),
+            }
+        }
+    }
+
+    fn on_signal(&mut self) {
+        for signal in self.signals.pending() {
+            if self.draining_until_ms.is_some() {
+                log::warn!("signal {signal} again: exiting now");
+                std::process::exit(1);
+            }
+            log::info!("signal {signal}: no longer ready; finishing what is under way");
+            self.draining_until_ms = Some(self.now.ms() + self.cluster.settings().deadlines.drain_ms);
+            self.reactor.stop_listening();
+            self.next_sweep_ms = 0;
+        }
+    }
+
+    /// Whether a stopping node has nothing more to do.
+    fn is_finished(&mut self) -> bool {
+        let Some(until) = self.draining_until_ms else { return false };
+        if self.now.ms() >= until {
+            log::warn!("not everything under way could be finished within deadlines.drain_ms");
+            return true;
+        }
+        let busy = self.reactor.iter_mut().any(|conn| match &conn.state {
+            Role::Client(client) => !client.pipeline.is_empty() || conn.output_bytes() > 0,
+            Role::Link(_) => conn.output_bytes() > 0,
+        });
+        !busy && self.core.is_idle()
+    }
+
+    fn reap(&mut self) {
+        let mut gone = Vec::new();
+        self.reactor.reap(|conn| gone.push(conn));
+        for conn in gone {
+            self.on_gone(conn);
+        }
+    }
+}
+
+/// Why a connection is closed at a sweep.
+enum Late {
+    /// With 408, which names the setting.
+    Answer(&'static str),
+    /// Without a word.
+    Close,
+    /// The node stops, and the connection is idle.
+    Drained,
+}
+
+fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadlines, draining: bool) -> Option<Late> {
+    if let Closing::Lingering { until_ms } = conn.closing {
+        return (now_ms >= until_ms).then_some(Late::Close);
+    }
+    if conn.stalled_since_ms.is_some_and(|since| now_ms >= since + deadlines.stall_ms) {
+        return Some(Late::Close);
+    }
+    let input_bytes = conn.input_bytes() as u64;
+    let output_bytes = conn.output_bytes();
+    match &mut conn.state {
+        Role::Link(link) => {
+            let patience_ms = if link.stage == Stage::Up { SILENCE_MS } else { crate::peers::DIAL_MS };
+            (now_ms >= link.heard_ms + patience_ms).then_some(Late::Close)
+        }
+        Role::Client(client) => {
+            let phase = client.decoder.phase();
+            let waits_for_us = !client.pipeline.is_empty() || client.is_paused || output_bytes > 0;
+            if phase != client.phase || waits_for_us {
+                client.phase = phase;
+                client.since_ms = now_ms;
+                client.body_bytes = input_bytes;
+            }
+            let spent_ms = now_ms - client.since_ms;
+            match phase {
+                _ if waits_for_us => None,
+                Phase::Idle if draining => Some(Late::Drained),
+                Phase::Idle if client.is_surplus => (spent_ms >= 1_000).then_some(Late::Close),
+                Phase::Idle => (spent_ms >= deadlines.idle_ms).then_some(Late::Close),
+                Phase::Head => (spent_ms >= deadlines.head_ms).then_some(Late::Answer("deadlines.head_ms")),
+                Phase::Body => {
+                    let came = input_bytes.saturating_sub(client.body_bytes);
+                    let due = deadlines.body_min_bytes_per_s * spent_ms.saturating_sub(BODY_GRACE_MS) / 1_000;
+                    (spent_ms >= BODY_GRACE_MS && came < due).then_some(Late::Answer("deadlines.body_min_bytes_per_s"))
+                }
+            }
+        }
+    }
+}
+
+fn boot_ns() -> u64 {
+    let boot = clock_gettime(ClockId::Boottime);
+    boot.tv_sec.unsigned_abs() * 1_000_000_000 + boot.tv_nsec.unsigned_abs()
+}
+
+fn wall_ms() -> u64 {
+    let wall = clock_gettime(ClockId::Realtime);
+    wall.tv_sec.unsigned_abs() * 1_000 + wall.tv_nsec.unsigned_abs() / 1_000_000
+}
+
+/// The signals that stop a node.
+pub(super) fn stop_signals() -> io::Result<Signals> {
+    Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])
+}

@@ -1,0 +1,289 @@
+//! Owns: the log's end: giving records their lsn and place, and writing a turn's records with one write.
+//! Never: conditions on keys, when a record is committed.
+
+use super::disk::{Disk, FileId};
+use super::hint::HintBuilder;
+use super::index::Position;
+use super::overlay::{Indexed, Prior};
+use super::record::{self, Kind, MARK_BYTES, Mark, Record};
+use super::segment::{DATA_AT, Head, Segment, Slot};
+use super::sync::Syncing;
+use super::{Fatal, Store, SyncProgress};
+use crate::id::{Epoch, Lsn};
+use std::io::IoSlice;
+use std::ops::Range;
+
+/// A turn's buffer that grew beyond this many bytes is given back.
+const BUFFER_KEPT_BYTES: usize = 4 << 20;
+
+/// Why a record cannot be staged: nothing has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageError {
+    /// The disk has no room for it. It is asked again once a turn, so this ends by itself when there is room.
+    Full,
+    /// Too much is staged and not committed, or the next segment is not ready: later.
+    Busy,
+    /// The store is damaged.
+    Corrupt,
+}
+
+/// The segment that is prepared to be written next.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub file: FileId,
+    pub head: Head,
+    pub reserved: u64,
+    /// Its file and its name are not durable yet: this many syncs to go.
+    pub syncs_to_go: u8,
+}
+
+/// Staged bytes that go into one segment.
+#[derive(Debug)]
+pub(super) struct Part {
+    slot: Slot,
+    at: u64,
+    bytes: Range<usize>,
+    last: Lsn,
+}
+
+/// The log's end.
+#[derive(Debug)]
+pub(super) struct Log {
+    /// Where records are staged to.
+    pub active: Slot,
+    /// The segment before it, until that is sealed.
+    pub previous: Option<Slot>,
+    pub next: Option<Next>,
+    /// What `active` and `previous` hold, for their hints.
+    pub hint: HintBuilder,
+    pub previous_hint: HintBuilder,
+    parts: Vec<Part>,
+    /// This turn's records. Kept after the write, until the next turn stages or writes.
+    buffer: Vec<u8>,
+    is_written: bool,
+    pub end: Lsn,
+    pub written: Lsn,
+    pub durable: Lsn,
+    pub committed: Lsn,
+    pub epoch: Epoch,
+    /// The last mark that was written.
+    pub marked: Mark,
+    /// A mark has been written alone and is not synced.
+    pub mark_unsynced: bool,
+    pub syncing: Option<Syncing>,
+    pub syncs: SyncProgress,
+}
+
+impl Log {
+    /// A log whose every record up to `end` is durable, and which goes on in `active`.
+    pub fn new(active: Slot, hint: HintBuilder, end: Lsn, committed: Lsn, epoch: Epoch) -> Log {
+        Log {
+            active,
+            previous: None,
+            next: None,
+            hint,
+            previous_hint: HintBuilder::default(),
+            parts: Vec::new(),
+            buffer: Vec::new(),
+            is_written: true,
+            end,
+            written: end,
+            durable: end,
+            committed,
+            epoch,
+            marked: Mark { last: end, synced: end, committed },
+            mark_unsynced: false,
+            syncing: None,
+            syncs: SyncProgress::default(),
+        }
+    }
+
+    pub fn next_bytes(&self) -> u64 {
+        self.next.as_ref().map_or(0, |next| next.reserved)
+    }
+
+    fn has_unwritten(&self) -> bool {
+        !self.parts.is_empty()
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Gives a record the next lsn and its place on the disk, whose space is reserved from here on. Straight after
+    /// the [`Store::probe`] that said what it supersedes.
+    ///
+    /// # Errors
+    /// Where it cannot be taken now; nothing has happened then.
+    ///
+    /// # Panics
+    /// If key or value are longer than a record can hold ([`record::MAX_KEY_BYTES`], [`record::MAX_VALUE_BYTES`]),
+    /// the key is empty, or the epoch is lower than the last record's.
+    pub fn stage(
+        &mut self,
+        epoch: Epoch,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+        expiry_ms: u64,
+        prior: Prior,
+    ) -> Result<Lsn, StageError> {
+        assert!(epoch >= self.log.epoch, "{epoch:?} after {:?}", self.log.epoch);
+        self.admit(kind, record::encoded_bytes(key, value) as u64)?;
+        let lsn = self.log.end.next();
+        let hash = self.hash(key);
+        let bytes = self.append(&Record { lsn, epoch, kind, expiry_ms, key, value });
+        let segment = self.segments.get_mut(self.log.active);
+        let position = Position { slot: self.log.active, at: segment.end };
+        segment.end += u64::from(bytes);
+        segment.last = lsn;
+        self.log.end = lsn;
+        self.log.epoch = epoch;
+        self.log.hint.push(hash, position.at, bytes, kind);
+        self.overlay.push(lsn, hash, key, Indexed { position, bytes, kind }, prior);
+        Ok(lsn)
+    }
+
+    /// The records staged in this turn, as they stand in the log (without this node's marks): until the next turn
+    /// stages its first.
+    #[must_use]
+    pub fn staged_bytes(&self) -> &[u8] {
+        &self.log.buffer
+    }
+
+    /// Whether a record of this many bytes can be taken; moves on to the next segment where the active one is full.
+    fn admit(&mut self, kind: Kind, bytes: u64) -> Result<(), StageError> {
+        if self.health.is_some() {
+            return Err(StageError::Corrupt);
+        }
+        let pending = self.overlay.bytes() + bytes;
+        if self.failed.is_some() || (pending > self.options.overlay_bytes && !self.overlay.is_empty()) {
+            return Err(StageError::Busy);
+        }
+        let file_bytes = self.options.file_bytes();
+        if self.segments.get(self.log.active).end >= file_bytes && self.can_rotate() {
+            self.rotate();
+        }
+        if self.segments.get(self.log.active).end >= 2 * file_bytes {
+            // Sealing or preparing is slow, or there is no room for another segment.
+            return Err(if self.space.is_full { StageError::Full } else { StageError::Busy });
+        }
+        self.make_room(kind, bytes)
+    }
+
+    fn append(&mut self, record: &Record<'_>) -> u32 {
+        let segment = self.segments.get(self.log.active);
+        let log = &mut self.log;
+        if log.is_written {
+            log.buffer.clear();
+            log.is_written = false;
+        }
+        let start = log.buffer.len();
+        let bytes = record::encode(&mut log.buffer, record);
+        match log.parts.last_mut() {
+            Some(part) if part.slot == log.active => {
+                part.bytes.end += bytes;
+                part.last = record.lsn;
+            }
+            _ => {
+                let bytes = start..start + bytes;
+                log.parts.push(Part { slot: log.active, at: segment.end, bytes, last: record.lsn });
+            }
+        }
+        bytes as u32
+    }
+
+    fn can_rotate(&self) -> bool {
+        let next_is_ready = self.log.next.as_ref().is_some_and(|next| next.syncs_to_go == 0);
+        next_is_ready && self.log.previous.is_none()
+    }
+
+    /// The next segment becomes the active one. What is staged for the old one is written with this turn.
+    fn rotate(&mut self) {
+        let Some(Next { file, head, reserved, .. }) = self.log.next.take() else {
+            return;
+        };
+        let mut segment = Segment::new(file, head, self.log.end.next());
+        segment.reserved = reserved;
+        // Its first mark is written with its first record.
+        segment.end = DATA_AT + MARK_BYTES as u64;
+        let slot = self.segments.add(segment);
+        self.segments.append_to_order(slot);
+        self.log.previous = Some(self.log.active);
+        self.log.active = slot;
+        self.log.previous_hint = std::mem::take(&mut self.log.hint);
+    }
+
+    /// Writes this turn's records with one write (two where they go into two segments), each with a mark behind it,
+    /// and sees to it that they are synced: now, or when the sync under way completes. Call it once a turn, whether
+    /// or not anything was staged: it also goes on with what runs in the background, in proportion to what was
+    /// written.
+    ///
+    /// # Errors
+    /// Where a write or sync failed, now or before.
+    pub fn write_turn(&mut self) -> Result<(), Fatal> {
+        self.check()?;
+        self.try_write_turn().map_err(|fatal| self.fail(fatal))
+    }
+
+    fn try_write_turn(&mut self) -> Result<(), Fatal> {
+        let mut parts = std::mem::take(&mut self.log.parts);
+        for part in parts.drain(..) {
+            self.write_part(&part)?;
+            self.compactor.credit(part.bytes.len() + MARK_BYTES);
+        }
+        self.log.parts = parts;
+        if self.log.is_written && self.log.buffer.capacity() > BUFFER_KEPT_BYTES {
+            self.log.buffer = Vec::new();
+        }
+        self.log.is_written = true;
+        self.log.written = self.log.end;
+        self.space.next_turn();
+        self.advance_sync()?;
+        self.prepare_next()?;
+        self.persist_retry()?;
+        self.compact_on_credit()
+    }
+
+    fn write_part(&mut self, part: &Part) -> Result<(), Fatal> {
+        let mark = self.mark(part.last);
+        let segment = self.segments.get_mut(part.slot);
+        let salt = segment.head.salt;
+        let is_first = !std::mem::replace(&mut segment.has_opening, true);
+        let last = Lsn(segment.first.0 - 1);
+        let opening = Mark { last, synced: mark.synced.min(last), committed: mark.committed.min(last) };
+        let [opening, closing] = [record::encode_mark(opening, salt), record::encode_mark(mark, salt)];
+        let (file, at) = (segment.file, if is_first { DATA_AT } else { part.at });
+        segment.end += MARK_BYTES as u64;
+        let opening = if is_first { opening.as_slice() } else { &[] };
+        let slices = [opening, &self.log.buffer[part.bytes.clone()], &closing].map(IoSlice::new);
+        self.disk.write(file, at, &slices).map_err(|e| Fatal::new("writing the log", &e))?;
+        self.log.marked = mark;
+        Ok(())
+    }
+
+    /// For a turn in which nothing has been written for a while (about 100 ms): where the last mark says less than
+    /// what is durable and committed by now, writes one more and syncs it. Otherwise does nothing.
+    ///
+    /// # Errors
+    /// Where a write or sync failed, now or before.
+    pub fn mark_idle(&mut self) -> Result<(), Fatal> {
+        self.check()?;
+        let mark = self.mark(self.log.end);
+        let is_news = mark.synced > self.log.marked.synced || mark.committed > self.log.marked.committed;
+        if self.health.is_some() || self.log.has_unwritten() || !is_news {
+            return Ok(());
+        }
+        let segment = self.segments.get_mut(self.log.active);
+        let (file, at) = (segment.file, segment.end);
+        if at + MARK_BYTES as u64 > segment.reserved {
+            // A full disk. Recovery does without it.
+            return Ok(());
+        }
+        let bytes = record::encode_mark(mark, segment.head.salt);
+        segment.end += MARK_BYTES as u64;
+        let written = self.disk.write(file, at, &[IoSlice::new(&bytes)]);
+        written.map_err(|e| self.fail(Fatal::new("writing the log", &e)))?;
+        self.log.marked = mark;
+        self.log.mark_unsynced = true;
+        self.advance_sync().map_err(|fatal| self.fail(fatal))
+    }
+}

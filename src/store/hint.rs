@@ -1,0 +1,249 @@
+//! Owns: hint files: what a sealed segment holds, without the values, so that a start need not read the segment.
+//! Never: what decides whether a record is live.
+//!
+//! ```text
+//! 0     magic "dkv-hint", u32 format, u32 0, u128 store, u64 seq, u64 salt, u64 last lsn, u64 end
+//! 64    256 × (u32 entries, u32 crc32c of the group's bytes)
+//! 2112  u32 crc32c of all before, u32 0
+//! 2120  the groups' entries: u128 key hash, u32 (position / 8) | delete << 31, u32 bytes of the record
+//! ```
+//!
+//! A group holds the entries whose hash begins with its number, in lsn order; so a start can take one group of all
+//! segments at a time and needs little memory. Losing a hint loses nothing: it is made anew from the segment. It is
+//! never synced: one that a crash has torn does not match its checksums.
+
+use super::disk::{Disk, FileId};
+use super::index::KeyHash;
+use super::record::{Kind, put, u32_at, u64_at, u128_at};
+use super::segment::{FORMAT, Head, Seal, Slot};
+use super::space::is_full;
+use super::{Fatal, Store};
+use crate::id::{Lsn, Uuid};
+use std::io::{self, IoSlice};
+
+pub(super) const GROUPS: usize = 256;
+const MAGIC: &[u8; 8] = b"dkv-hint";
+const TABLE_AT: usize = 64;
+const TABLE_END: usize = TABLE_AT + GROUPS * 8;
+const ENTRIES_AT: usize = TABLE_END + 8;
+/// Bytes of an entry.
+pub(super) const ENTRY_BYTES: usize = 24;
+/// Bytes of a hint without its entries.
+pub(super) const HINT_FIXED_BYTES: usize = ENTRIES_AT;
+const DELETE_BIT: u32 = 1 << 31;
+
+/// What a hint says of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub hash: KeyHash,
+    /// Where the record stands, in bytes from the start of the segment's file.
+    pub at: u64,
+    pub bytes: u32,
+    pub kind: Kind,
+}
+
+impl Entry {
+    fn encode(&self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        let delete = if self.kind == Kind::Delete { DELETE_BIT } else { 0 };
+        put(&mut bytes, 0, &self.hash.0.to_le_bytes());
+        put(&mut bytes, 16, &((self.at / 8) as u32 | delete).to_le_bytes());
+        put(&mut bytes, 20, &self.bytes.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Entry {
+        let place = u32_at(bytes, 16);
+        Entry {
+            hash: KeyHash(u128_at(bytes, 0)),
+            at: u64::from(place & !DELETE_BIT) * 8,
+            bytes: u32_at(bytes, 20),
+            kind: if place & DELETE_BIT == 0 { Kind::Set } else { Kind::Delete },
+        }
+    }
+}
+
+/// Collects a segment's entries while it is written or read.
+#[derive(Debug, Default)]
+pub(super) struct HintBuilder {
+    /// Empty, or one a group.
+    groups: Vec<Vec<u8>>,
+}
+
+impl HintBuilder {
+    /// Adds the next record.
+    pub fn push(&mut self, hash: KeyHash, at: u64, bytes: u32, kind: Kind) {
+        if self.groups.is_empty() {
+            self.groups.resize_with(GROUPS, Vec::new);
+        }
+        let group = (hash.0 >> 120) as usize;
+        self.groups[group].extend_from_slice(&Entry { hash, at, bytes, kind }.encode());
+    }
+
+    /// The entries of a group, in the order in which they were added.
+    pub fn group(&self, group: usize) -> impl Iterator<Item = Entry> {
+        let bytes = self.groups.get(group).map_or(&[][..], Vec::as_slice);
+        bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode)
+    }
+
+    /// Bytes that [`HintBuilder::encode`] gives.
+    pub fn encoded_bytes(&self) -> usize {
+        ENTRIES_AT + self.groups.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// The file of a segment that is sealed with all these entries.
+    pub fn encode(&self, head: &Head, seal: &Seal) -> Vec<u8> {
+        let mut out = vec![0; ENTRIES_AT];
+        out.reserve(self.encoded_bytes() - ENTRIES_AT);
+        put(&mut out, 0, MAGIC);
+        put(&mut out, 8, &FORMAT.to_le_bytes());
+        put(&mut out, 16, &head.store.0.to_le_bytes());
+        for (n, word) in [head.seq.0, head.salt, seal.last.0, seal.end].into_iter().enumerate() {
+            put(&mut out, 32 + n * 8, &word.to_le_bytes());
+        }
+        for (n, group) in self.groups.iter().enumerate() {
+            put(&mut out, TABLE_AT + n * 8, &((group.len() / ENTRY_BYTES) as u32).to_le_bytes());
+            put(&mut out, TABLE_AT + n * 8 + 4, &crc32c::crc32c(group).to_le_bytes());
+            out.extend_from_slice(group);
+        }
+        let crc = crc32c::crc32c(&out[..TABLE_END]);
+        put(&mut out, TABLE_END, &crc.to_le_bytes());
+        out
+    }
+}
+
+/// A hint that was found to be sound, to be read group by group.
+#[derive(Debug)]
+pub(super) struct HintFile {
+    pub file: FileId,
+    pub bytes: u64,
+    entries: Vec<u32>,
+    next_group: usize,
+    next_at: u64,
+}
+
+impl HintFile {
+    /// Checks all of a hint file. `None`: it is damaged, or not this segment's.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn load(disk: &mut impl Disk, file: FileId, head: &Head, seal: &Seal) -> io::Result<Option<HintFile>> {
+        let len = disk.len(file)? as usize;
+        let mut bytes = vec![0; len];
+        let read = disk.read(file, 0, &mut bytes)?;
+        if read < len || !is_of(&bytes, head, seal) {
+            return Ok(None);
+        }
+        let mut entries = Vec::with_capacity(GROUPS);
+        let mut at = ENTRIES_AT;
+        for group in 0..GROUPS {
+            let count = u32_at(&bytes, TABLE_AT + group * 8);
+            let end = at + count as usize * ENTRY_BYTES;
+            let sound = bytes.get(at..end).is_some_and(|group_bytes| {
+                let crc = u32_at(&bytes, TABLE_AT + group * 8 + 4);
+                let in_place = |e: Entry| e.at + u64::from(e.bytes) <= seal.end;
+                crc32c::crc32c(group_bytes) == crc
+                    && group_bytes.chunks_exact(ENTRY_BYTES).all(|entry| in_place(Entry::decode(entry)))
+            });
+            if !sound {
+                return Ok(None);
+            }
+            entries.push(count);
+            at = end;
+        }
+        Ok(Some(HintFile { file, bytes: len as u64, entries, next_group: 0, next_at: ENTRIES_AT as u64 }))
+    }
+
+    /// The entries of the next group.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn next_group(&mut self, disk: &mut impl Disk) -> io::Result<Vec<Entry>> {
+        let count = self.entries[self.next_group] as usize;
+        let mut bytes = vec![0; count * ENTRY_BYTES];
+        let read = disk.read(self.file, self.next_at, &mut bytes)?;
+        if read < bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.next_group += 1;
+        self.next_at += bytes.len() as u64;
+        Ok(bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode).collect())
+    }
+}
+
+fn is_of(bytes: &[u8], head: &Head, seal: &Seal) -> bool {
+    bytes.len() >= ENTRIES_AT
+        && bytes.starts_with(MAGIC)
+        && u32_at(bytes, 8) == FORMAT
+        && Uuid(u128_at(bytes, 16)) == head.store
+        && [head.seq.0, head.salt, seal.last.0, seal.end].iter().zip(4..).all(|(w, n)| u64_at(bytes, n * 8) == *w)
+        && crc32c::crc32c(&bytes[..TABLE_END]) == u32_at(bytes, TABLE_END)
+}
+
+/// Writes a hint file. Its length, or `None` where the disk is full.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn write(
+    disk: &mut impl Disk,
+    builder: &HintBuilder,
+    head: &Head,
+    seal: &Seal,
+) -> io::Result<Option<(FileId, u64)>> {
+    let bytes = builder.encode(head, seal);
+    let file = match disk.create(&head.seq.hint_name()) {
+        Err(error) if is_full(&error) => return Ok(None),
+        other => other?,
+    };
+    match disk.reserve(file, bytes.len() as u64) {
+        Err(error) if is_full(&error) => {
+            disk.close(file);
+            return Ok(None);
+        }
+        other => other?,
+    }
+    disk.write(file, 0, &[IoSlice::new(&bytes)])?;
+    Ok(Some((file, bytes.len() as u64)))
+}
+
+impl<D: Disk> Store<D> {
+    /// Writes the hint of a segment that has just been sealed. On a full disk it does without.
+    pub(super) fn write_hint(&mut self, slot: Slot, hint: &HintBuilder) -> Result<(), Fatal> {
+        let segment = self.segments.get_mut(slot);
+        let written = write(&mut self.disk, hint, &segment.head, &segment.seal(Lsn::ZERO));
+        segment.hint_bytes = 0;
+        if let Some((file, bytes)) = written.map_err(|e| Fatal::new("writing a hint", &e))? {
+            segment.hint_bytes = bytes;
+            self.disk.close(file);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::segment::Seq;
+
+    #[test]
+    fn entries_survive_by_group_and_in_order() {
+        let mut builder = HintBuilder::default();
+        let mut entries = Vec::new();
+        for n in 0..5000_u64 {
+            let kind = if n % 3 == 0 { Kind::Delete } else { Kind::Set };
+            let entry = Entry { hash: KeyHash::of(9, &(n % 700).to_le_bytes()), at: n * 8, bytes: n as u32 + 48, kind };
+            builder.push(entry.hash, entry.at, entry.bytes, entry.kind);
+            entries.push(entry);
+        }
+        let all: Vec<Entry> = (0..GROUPS).flat_map(|group| builder.group(group)).collect();
+        entries.sort_by_key(|entry| (entry.hash.0 >> 120, entry.at));
+        assert_eq!(all, entries);
+        let head = Head { store: Uuid(1), seq: Seq(2), seq_to: Seq(2), salt: 3, compacted: false, purged: Lsn(0) };
+        let seal = Seal { first: Lsn(1), last: Lsn(5000), end: 1 << 20, committed: Lsn(5000) };
+        let bytes = builder.encode(&head, &seal);
+        assert_eq!(bytes.len(), builder.encoded_bytes());
+        assert!(is_of(&bytes, &head, &seal));
+        assert!(!is_of(&bytes, &Head { salt: 4, ..head }, &seal));
+        assert!(!is_of(&bytes, &head, &Seal { last: Lsn(4999), ..seal }));
+    }
+}

@@ -1,0 +1,202 @@
+//! Owns: looking a key up: committed or pending, from the page cache or after a cold read.
+//! Never: changing the log or the index.
+
+use super::disk::{Disk, Done, FileId, OpId};
+use super::index::{Candidate, KeyHash};
+use super::overlay::{Indexed, Prior};
+use super::record::{self, BadRecord, Kind};
+use super::{Event, Purpose, Store};
+use crate::id::Lsn;
+use std::io;
+use std::ops::Range;
+
+/// The bytes of a cold read, to be given to the next [`Store::get`] or [`Store::probe`] of the same key.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The operation that [`Lookup::Cold`] or [`Probe::Cold`] named.
+    pub op: OpId,
+    file: FileId,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+/// A key's committed state.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lookup<'s> {
+    /// It has no value.
+    Absent,
+    /// It has this value.
+    Found {
+        /// The record's lsn.
+        lsn: Lsn,
+        /// The value's bytes.
+        value: &'s [u8],
+    },
+    /// A read was started: ask again when [`Event::Read`] brings this operation.
+    Cold(OpId),
+    /// The store is damaged.
+    Corrupt,
+}
+
+/// A key's newest state, committed or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// It has no value.
+    Absent {
+        /// The pending tombstone that this rests on, or zero: then it rests on committed records only.
+        rests_on: Lsn,
+        /// For [`Store::stage`].
+        prior: Prior,
+    },
+    /// It has a value.
+    Present {
+        /// The lsn of the newest record. Pending, if above [`Store::committed`].
+        lsn: Lsn,
+        /// For [`Store::stage`].
+        prior: Prior,
+    },
+    /// A read was started: ask again when [`Event::Read`] brings this operation.
+    Cold(OpId),
+    /// The store is damaged.
+    Corrupt,
+}
+
+/// Where a record's bytes are now.
+enum Bytes {
+    Scratch(usize),
+    Arrived,
+}
+
+enum Look {
+    Absent,
+    Found { lsn: Lsn, place: Indexed, bytes: Bytes, value: Range<usize> },
+    Cold(OpId),
+    Corrupt,
+}
+
+impl<D: Disk> Store<D> {
+    /// A key's committed value. One system call where the record is in the page cache; where it is not, a read is
+    /// started, and when it comes back everything is judged anew: `arrived` stands in for that read only.
+    pub fn get<'s>(&'s mut self, key: &[u8], arrived: Option<&'s Arrived>) -> Lookup<'s> {
+        let hash = self.hash(key);
+        match self.look(hash, key, arrived) {
+            Look::Absent => Lookup::Absent,
+            Look::Cold(op) => Lookup::Cold(op),
+            Look::Corrupt => Lookup::Corrupt,
+            Look::Found { place: Indexed { kind: Kind::Delete, .. }, .. } => Lookup::Absent,
+            Look::Found { lsn, bytes, value, .. } => match (bytes, arrived) {
+                (Bytes::Arrived, Some(arrived)) => Lookup::Found { lsn, value: &arrived.bytes[value] },
+                _ => Lookup::Found { lsn, value: &self.scratch[value] },
+            },
+        }
+    }
+
+    /// A key's newest state, committed or not: what a condition is judged by, and what a write supersedes.
+    pub fn probe(&mut self, key: &[u8], arrived: Option<&Arrived>) -> Probe {
+        let hash = self.hash(key);
+        if self.health.is_none()
+            && let Some((lsn, kind)) = self.overlay.newest(hash, key)
+        {
+            let prior = Prior::Pending(lsn);
+            return match kind {
+                Kind::Set => Probe::Present { lsn, prior },
+                Kind::Delete => Probe::Absent { rests_on: lsn, prior },
+            };
+        }
+        match self.look(hash, key, arrived) {
+            Look::Absent => Probe::Absent { rests_on: Lsn::ZERO, prior: Prior::None },
+            Look::Cold(op) => Probe::Cold(op),
+            Look::Corrupt => Probe::Corrupt,
+            Look::Found { lsn, place, .. } => match place.kind {
+                Kind::Set => Probe::Present { lsn, prior: Prior::Indexed(place) },
+                Kind::Delete => Probe::Absent { rests_on: Lsn::ZERO, prior: Prior::Indexed(place) },
+            },
+        }
+    }
+
+    pub(super) fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash::of(self.small.state().hash_seed, key)
+    }
+
+    /// Tries the index's candidates one after the other until one is the key's.
+    fn look(&mut self, hash: KeyHash, key: &[u8], arrived: Option<&Arrived>) -> Look {
+        if self.health.is_some() {
+            return Look::Corrupt;
+        }
+        let mut tried = 0;
+        while let Some(candidate) = self.index.candidate(hash, tried) {
+            tried += 1;
+            let bytes = match self.fetch(candidate, arrived) {
+                Ok(bytes) => bytes,
+                Err(look) => return look,
+            };
+            let slice = match (&bytes, arrived) {
+                (Bytes::Arrived, Some(arrived)) => arrived.bytes.as_slice(),
+                (Bytes::Scratch(len), _) => &self.scratch[..*len],
+                (Bytes::Arrived, None) => unreachable!("fetch says Arrived only of what it was given"),
+            };
+            match record::decode(slice) {
+                Ok((found, taken)) if found.key == key => {
+                    let position = candidate.position;
+                    let place = Indexed { position, bytes: taken as u32, kind: found.kind };
+                    let start = record::RECORD_HEADER + key.len();
+                    let (lsn, value) = (found.lsn, start..start + found.value.len());
+                    return Look::Found { lsn, place, bytes, value };
+                }
+                Ok(_) => {}
+                Err(reason) => return self.bad_record(candidate, &reason.to_string()),
+            }
+        }
+        Look::Absent
+    }
+
+    /// The candidate's bytes, as many as its class allows, or else the answer to give.
+    fn fetch(&mut self, candidate: Candidate, arrived: Option<&Arrived>) -> Result<Bytes, Look> {
+        let Candidate { position, most_bytes } = candidate;
+        let segment = self.segments.get(position.slot);
+        let file = segment.file;
+        if arrived.is_some_and(|a| a.file == file && a.at == position.at) {
+            return Ok(Bytes::Arrived);
+        }
+        let len = most_bytes.min((segment.end - position.at) as usize);
+        if self.scratch.len() < len {
+            self.scratch.resize(len, 0);
+        }
+        match self.disk.try_read(file, position.at, &mut self.scratch[..len]) {
+            // Less than was asked for is enough where the record is shorter than its class allows.
+            Ok(Some(read)) if read == len || is_whole(&self.scratch[..read]) => Ok(Bytes::Scratch(read)),
+            Ok(_) => {
+                let op = self.disk.start_read(file, position.at, len);
+                Err(Look::Cold(self.start(op, Purpose::Read { file, at: position.at })))
+            }
+            Err(error) => Err(self.bad_record(candidate, &format!("reading it failed: {error}"))),
+        }
+    }
+
+    fn bad_record(&mut self, candidate: Candidate, reason: &str) -> Look {
+        let name = self.segments.get(candidate.position.slot).head.seq.log_name();
+        self.corrupt(name, candidate.position.at, reason.to_owned());
+        Look::Corrupt
+    }
+
+    /// A cold read came back. One that failed is damage, and whoever waits for it learns that when asking again.
+    pub(super) fn read_arrived(&mut self, op: OpId, file: FileId, at: u64, result: io::Result<Done>) {
+        let bytes = match result {
+            Ok(Done::Read(bytes)) => bytes,
+            Ok(Done::Ok) => Vec::new(),
+            Err(error) => {
+                let name = self.segments.all().find(|s| s.file == file).map(|s| s.head.seq.log_name());
+                // A file that compaction has replaced since is read again from its successor.
+                if let Some(name) = name {
+                    self.corrupt(name, at, format!("reading it failed: {error}"));
+                }
+                Vec::new()
+            }
+        };
+        self.events.push_back(Event::Read(Arrived { op, file, at, bytes }));
+    }
+}
+
+fn is_whole(bytes: &[u8]) -> bool {
+    !matches!(record::decode(bytes), Err(BadRecord::Short(_)))
+}

@@ -1,0 +1,180 @@
+//! Owns: room on the disk: what is reserved for the log's end, the spare, and what happens when there is no more.
+//! Never: what the room is used for.
+//!
+//! Space is reserved in steps, ahead of what is staged, so that a full disk is known before a record has an lsn.
+//! Whenever the active segment's reservation grows, the file `spare` grows first: a start on a full disk gives the
+//! spare back to write the unsealed segment anew, and compaction gives it back to make room. While the disk is full,
+//! deletes may use the last step of what is reserved; what sets a value may not.
+
+use super::append::StageError;
+use super::disk::{Disk, Done, FileId, Lane};
+use super::record::{Kind, MARK_BYTES};
+use super::{Fatal, Purpose, Store};
+use std::io;
+
+/// The spare's file name.
+pub(super) const SPARE_NAME: &str = "spare";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    spare: Option<FileId>,
+    spare_reserved: u64,
+    spare_goes: bool,
+    /// The last attempt to reserve space found the disk full.
+    pub is_full: bool,
+    /// So did one in this turn: no other is made before the next.
+    tried: bool,
+}
+
+impl Space {
+    pub fn with_spare(spare: Option<(FileId, u64)>) -> Space {
+        let (spare, spare_reserved) = spare.map_or((None, 0), |(file, bytes)| (Some(file), bytes));
+        Space { spare, spare_reserved, ..Space::default() }
+    }
+
+    pub fn spare_bytes(&self) -> u64 {
+        self.spare_reserved
+    }
+
+    pub fn next_turn(&mut self) {
+        self.tried = false;
+    }
+
+    pub fn was_tried(&self) -> bool {
+        self.tried
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Sees to it that a record of this many bytes, and a mark, can be written at the log's end.
+    pub(super) fn make_room(&mut self, kind: Kind, bytes: u64) -> Result<(), StageError> {
+        let step = self.options.step_bytes();
+        let file_bytes = self.options.file_bytes();
+        let active = self.segments.get(self.log.active);
+        let (file, reserved) = (active.file, active.reserved);
+        let need = active.end + bytes + MARK_BYTES as u64;
+        // A next segment brings its own room for deletes.
+        let with_room_for_deletes = match self.log.next {
+            Some(_) => need.max(file_bytes.min(need + step)),
+            None => need + step,
+        };
+        let wanted = if kind == Kind::Delete { need } else { with_room_for_deletes };
+        let spare_is_small = kind == Kind::Set && self.space.spare_reserved < reserved;
+        if wanted <= reserved && !spare_is_small {
+            return Ok(());
+        }
+        if self.space.tried {
+            return Err(StageError::Full);
+        }
+        let target = match self.log.next {
+            Some(_) if wanted <= file_bytes => wanted.next_multiple_of(step).min(file_bytes),
+            // The last record of its segment: what is reserved behind it would be wasted.
+            Some(_) => wanted.next_multiple_of(512),
+            None => wanted.next_multiple_of(step),
+        };
+        let target = target.max(reserved);
+        let grown = match self.grow_spare(target) {
+            Ok(true) => self.disk.reserve(file, target).map(|()| true),
+            other => other,
+        };
+        if self.judge_reserve(grown)? {
+            self.segments.get_mut(self.log.active).reserved = target;
+            return Ok(());
+        }
+        Err(StageError::Full)
+    }
+
+    /// Whether space was reserved. What is no full disk is a failure; it is told by the next call that can tell it.
+    fn judge_reserve(&mut self, result: io::Result<bool>) -> Result<bool, StageError> {
+        match result {
+            Ok(true) => {
+                self.space.is_full = false;
+                Ok(true)
+            }
+            Ok(false) => Ok(false),
+            Err(error) if is_full(&error) => {
+                self.space.is_full = true;
+                self.space.tried = true;
+                Ok(false)
+            }
+            Err(error) => {
+                self.fail(Fatal::new("reserving space for the log", &error));
+                Err(StageError::Busy)
+            }
+        }
+    }
+
+    /// Grows the spare to at least this many bytes. `false`: it is just being given back.
+    fn grow_spare(&mut self, upto: u64) -> io::Result<bool> {
+        if self.space.spare_reserved >= upto {
+            return Ok(true);
+        }
+        if self.space.spare_goes {
+            return Ok(false);
+        }
+        let file = match self.space.spare {
+            Some(file) => file,
+            None => self.disk.create(SPARE_NAME)?,
+        };
+        self.space.spare = Some(file);
+        self.disk.reserve(file, upto)?;
+        self.space.spare_reserved = upto;
+        Ok(true)
+    }
+
+    /// Creates a file with space for this many bytes. `None`: the disk is full.
+    pub(super) fn create_reserved(&mut self, name: &str, bytes: u64) -> Result<Option<FileId>, Fatal> {
+        let failed = |e: &io::Error| Fatal::new("creating a file of the log", e);
+        let file = match self.disk.create(name) {
+            Ok(file) => file,
+            Err(error) if is_full(&error) => {
+                self.space.is_full = true;
+                self.space.tried = true;
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        match self.disk.reserve(file, bytes) {
+            Ok(()) => Ok(Some(file)),
+            Err(error) if is_full(&error) => {
+                self.space.is_full = true;
+                self.space.tried = true;
+                // The empty file stays: a removal under way could meet the file of the next attempt.
+                self.disk.close(file);
+                Ok(None)
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Gives the spare's space back. `false`: there is none.
+    pub(super) fn give_spare(&mut self) -> bool {
+        let Some(file) = self.space.spare.take() else {
+            return self.space.spare_goes;
+        };
+        self.disk.close(file);
+        self.space.spare_reserved = 0;
+        self.space.spare_goes = true;
+        let op = self.disk.start_remove(Lane::Background, SPARE_NAME);
+        self.start(op, Purpose::Spare);
+        true
+    }
+
+    pub(super) fn spare_removed(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
+        result.map_err(|e| Fatal::new("removing the spare", &e))?;
+        self.space.spare_goes = false;
+        self.space.tried = false;
+        Ok(())
+    }
+
+    /// Starts a removal that nothing waits for.
+    pub(super) fn remove(&mut self, name: &str) {
+        let op = self.disk.start_remove(Lane::Background, name);
+        self.start(op, Purpose::Removal);
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

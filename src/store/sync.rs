@@ -1,0 +1,113 @@
+//! Owns: the order in which the log's files are synced, sealed and prepared.
+//! Never: what the records say.
+
+use super::append::Next;
+use super::disk::{Disk, Done, Lane};
+use super::segment::{DATA_AT, Head, Seal};
+use super::{Event, Fatal, Purpose, Store};
+use crate::id::Lsn;
+use std::io::{self, IoSlice};
+
+/// The log's sync under way. There is never a second one: what is written meanwhile shares the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syncing {
+    /// Of records; all up to here are durable when it completes.
+    Records(Lsn),
+    /// Of the previous segment's seal.
+    Seal,
+}
+
+impl<D: Disk> Store<D> {
+    /// Starts the sync that is due, if none is under way. The previous segment goes first: its records, then its
+    /// seal; only then is the active one synced for the first time, so that recovery, which trusts nothing behind
+    /// the first unsealed segment's end, has lost nothing that was durable.
+    pub(super) fn advance_sync(&mut self) -> Result<(), Fatal> {
+        if self.log.syncing.is_some() {
+            return Ok(());
+        }
+        let (file, syncing) = match self.log.previous {
+            Some(previous) => {
+                let segment = self.segments.get(previous);
+                let (file, last) = (segment.file, segment.last);
+                if self.log.written < last {
+                    return Ok(());
+                }
+                if self.log.durable < last {
+                    (file, Syncing::Records(last))
+                } else {
+                    let seal = segment.seal(self.log.committed).encode(segment.head.salt);
+                    let written = self.disk.write(file, Seal::AT, &[IoSlice::new(&seal)]);
+                    written.map_err(|e| Fatal::new("sealing a segment of the log", &e))?;
+                    (file, Syncing::Seal)
+                }
+            }
+            None if self.log.written > self.log.durable || self.log.mark_unsynced => {
+                self.log.mark_unsynced = false;
+                (self.segments.get(self.log.active).file, Syncing::Records(self.log.written))
+            }
+            None => return Ok(()),
+        };
+        let op = self.disk.start_sync(Lane::Data, file);
+        self.start(op, Purpose::Sync);
+        self.log.syncing = Some(syncing);
+        self.log.syncs.started += 1;
+        Ok(())
+    }
+
+    pub(super) fn synced(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
+        result.map_err(|e| Fatal::new("syncing the log", &e))?;
+        self.log.syncs.completed += 1;
+        match self.log.syncing.take() {
+            Some(Syncing::Records(upto)) if upto > self.log.durable => {
+                self.log.durable = upto;
+                self.events.push_back(Event::Durable(upto));
+            }
+            Some(Syncing::Seal) => self.sealed()?,
+            Some(Syncing::Records(_)) | None => {}
+        }
+        self.advance_sync()
+    }
+
+    fn sealed(&mut self) -> Result<(), Fatal> {
+        let Some(slot) = self.log.previous.take() else {
+            return Ok(());
+        };
+        self.segments.get_mut(slot).sealed = true;
+        let hint = std::mem::take(&mut self.log.previous_hint);
+        self.write_hint(slot, &hint)
+    }
+
+    /// Makes the next segment's file when the active one is half full: it can be used only when its head and its
+    /// name in the directory are durable.
+    pub(super) fn prepare_next(&mut self) -> Result<(), Fatal> {
+        let active = self.segments.get(self.log.active);
+        let is_due = active.end >= self.options.file_bytes() / 2 && self.log.next.is_none();
+        if !is_due || self.health.is_some() || !self.segments.has_room() || self.space.was_tried() {
+            return Ok(());
+        }
+        let seq = active.head.seq_to.next();
+        let salt = self.small.salt();
+        let head = Head { store: active.head.store, seq, seq_to: seq, salt, compacted: false, purged: Lsn::ZERO };
+        // Its first reservation holds deletes even if the disk is full by then.
+        let reserved = DATA_AT + 2 * self.options.step_bytes();
+        let Some(file) = self.create_reserved(&seq.log_name(), reserved)? else {
+            return Ok(());
+        };
+        let written = self.disk.write(file, 0, &[IoSlice::new(&head.encode())]);
+        written.map_err(|e| Fatal::new("preparing a segment of the log", &e))?;
+        let syncs = [self.disk.start_sync(Lane::Background, file), self.disk.start_sync_dir(Lane::Background)];
+        for op in syncs {
+            self.start(op, Purpose::Next);
+        }
+        self.log.next = Some(Next { file, head, reserved, syncs_to_go: syncs.len() as u8 });
+        Ok(())
+    }
+
+    pub(super) fn next_prepared(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
+        result.map_err(|e| Fatal::new("preparing a segment of the log", &e))?;
+        if let Some(next) = &mut self.log.next {
+            next.syncs_to_go -= 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,353 @@
+//! launch.sh and populate.sh as users run them, each test with a cluster of its own: its configuration, directories
+//! and ports.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by its place")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Two shards of two nodes, all on this host.
+struct Cluster {
+    dir: TempDir,
+    addresses: Vec<String>,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        let addresses: Vec<String> = (0..4).map(|_| free_address().to_string()).collect();
+        let shard = |name: &str, idx: usize| {
+            let (primary, replica) = (&addresses[2 * idx], &addresses[2 * idx + 1]);
+            format!("[[shard]]\nname = \"{name}\"\nidx = {idx}\naddress = \"{primary}\"\nreplicas = [\"{replica}\"]\n")
+        };
+        let text = shard("New York", 0) + &shard("Minsk", 1);
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("sharding.toml"), text).unwrap();
+        Cluster { dir, addresses }
+    }
+
+    fn started() -> Cluster {
+        let cluster = Cluster::new();
+        cluster.good(&["launch.sh"]);
+        cluster
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(script));
+        command
+            .env("DKV_BIN", env!("CARGO_BIN_EXE_dkv"))
+            .env("DKV_CONFIG", self.path("sharding.toml"))
+            .env("DKV_RUN_DIR", self.path("run"))
+            .env("DKV_DATA_DIR", self.path("data"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words[0]).args(&words[1..]).output().unwrap()
+    }
+
+    /// A command that must succeed; gives its standard output.
+    fn good(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "{words:?}: {}\n{}", output.status, both(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A command that must end with exit code 1; gives all that it printed.
+    fn bad(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {}", both(&output));
+        both(&output)
+    }
+
+    /// The nodes that run, by the pid files and the processes themselves.
+    fn pids(&self) -> BTreeMap<String, i32> {
+        let Ok(files) = fs::read_dir(self.path("run")) else { return BTreeMap::new() };
+        let paths = files.map(|f| f.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "pid"));
+        let entries = paths.map(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            let mut words = text.split_whitespace();
+            (words.next().unwrap().parse::<i32>().unwrap(), words.next().unwrap().to_owned())
+        });
+        entries.filter(|(pid, address)| runs(*pid, address)).map(|(pid, address)| (address, pid)).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let stopped = self.run(&["launch.sh", "stop"]);
+        if std::thread::panicking() {
+            eprintln!("{}", both(&stopped));
+        }
+    }
+}
+
+fn both(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Whether the process is a dkv that serves the address.
+fn runs(pid: i32, address: &str) -> bool {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split(|b| *b == 0).any(|word| word == address.as_bytes())
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// An address that nobody listens on: below the range of outgoing connections, and each one once in a process.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = (std::process::id().wrapping_mul(101) as u16).wrapping_add(step) % 15_000;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 15_000 + offset));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+#[test]
+fn start_brings_all_nodes_up_once_and_stop_ends_them() {
+    let cluster = Cluster::new();
+    let shown = cluster.good(&["launch.sh"]);
+    let pids = cluster.pids();
+    assert_eq!(pids.len(), 4, "{shown}");
+    for (address, pid) in &pids {
+        let mut lines = shown.lines().filter(|l| l.split_whitespace().any(|w| w == address));
+        let line = lines.next().unwrap_or_else(|| panic!("{address} is not in the table: {shown}"));
+        assert!(line.contains(&format!(" {pid} ")) && line.ends_with(".log"), "{line}");
+    }
+    assert!(shown.contains("0 New York  primary"), "{shown}");
+    assert!(shown.contains("curl -X PUT 'http://"), "{shown}");
+
+    cluster.good(&["launch.sh", "start"]);
+    assert_eq!(cluster.pids(), pids, "a second start changes nothing");
+    let shown = cluster.good(&["launch.sh", "status"]);
+    assert!(cluster.addresses.iter().all(|a| shown.contains(a)) && shown.contains("sees it"), "{shown}");
+
+    let shown = cluster.good(&["launch.sh", "stop"]);
+    assert_eq!(shown.lines().filter(|l| l.starts_with("stopped ")).count(), 4, "{shown}");
+    assert_eq!(pids.iter().filter(|(address, pid)| runs(**pid, address)).count(), 0);
+    assert_eq!(cluster.good(&["launch.sh", "stop"]), "No node runs.\n");
+    assert!(cluster.bad(&["launch.sh", "status"]).contains("none of 4 nodes answers"));
+}
+
+#[test]
+fn two_starts_at_the_same_time_start_each_node_once() {
+    let cluster = Cluster::new();
+    let mut starts: Vec<Child> = (0..2)
+        .map(|_| cluster.command("launch.sh").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        .collect();
+    for start in &mut starts {
+        assert!(start.wait().unwrap().success());
+    }
+    assert_eq!(cluster.pids().len(), 4);
+}
+
+#[test]
+fn a_killed_node_is_told_and_brought_back_alone() {
+    let cluster = Cluster::started();
+    let before = cluster.pids();
+    let victim = cluster.addresses[1].as_str();
+    cluster.good(&["launch.sh", "kill", victim]);
+    let left = cluster.pids();
+    assert!(left.len() == 3 && !left.contains_key(victim) && !runs(before[victim], victim));
+    assert!(cluster.bad(&["launch.sh", "kill", victim]).contains("does not run"));
+    assert!(cluster.bad(&["launch.sh", "status"]).contains("1 of this host's 4 nodes do not run"));
+
+    cluster.good(&["launch.sh", "restart", victim]);
+    let after = cluster.pids();
+    assert!(after.iter().all(|(address, pid)| (before[address] == *pid) == (address != victim)), "{after:?}");
+
+    cluster.good(&["launch.sh", "restart"]);
+    let all_new = cluster.pids();
+    assert_eq!(all_new.len(), 4);
+    assert!(all_new.iter().all(|(address, pid)| after[address] != *pid));
+    assert!(!cluster.good(&["launch.sh", "logs", victim]).is_empty());
+}
+
+#[test]
+fn a_node_that_cannot_start_shows_its_log_and_the_others_go_on() {
+    let cluster = Cluster::new();
+    let busy = cluster.addresses[2].clone();
+    let _holder = TcpListener::bind(&busy).unwrap();
+    let shown = cluster.bad(&["launch.sh"]);
+    assert!(
+        shown.contains(&format!("the node {busy} (primary of shard 1 Minsk) did not start: exit code 1.")),
+        "{shown}"
+    );
+    let log = fs::read_to_string(cluster.path("run").join(format!("{}.log", busy.replace(':', "_")))).unwrap();
+    let reason = log.lines().last().unwrap();
+    assert!(reason.contains(&busy) && shown.contains(&format!("  | {reason}")), "{shown}");
+    assert_eq!(cluster.pids().len(), 3);
+}
+
+#[test]
+fn a_node_that_is_not_ready_in_time_is_named() {
+    let cluster = Cluster::started();
+    let (address, pid) = cluster.pids().pop_first().unwrap();
+    signal(pid, Signal::STOP);
+    let output = cluster.command("launch.sh").env("DKV_READY_SECONDS", "1").output().unwrap();
+    signal(pid, Signal::CONT);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = both(&output);
+    assert!(shown.contains(&format!("{address} is not ready after 1 s: curl: (28)")), "{shown}");
+}
+
+#[test]
+fn a_node_that_does_not_stop_is_killed() {
+    let cluster = Cluster::started();
+    let (address, pid) = cluster.pids().pop_first().unwrap();
+    signal(pid, Signal::STOP);
+    let output = cluster.command("launch.sh").arg("stop").env("DKV_STOP_SECONDS", "1").output().unwrap();
+    assert!(output.status.success());
+    assert!(both(&output).contains(&format!("{address} did not stop within 1 s and is killed")), "{}", both(&output));
+    assert!(!runs(pid, &address) && cluster.pids().is_empty());
+}
+
+#[test]
+fn only_processes_that_are_the_node_are_ended() {
+    let cluster = Cluster::new();
+    let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+    let address = &cluster.addresses[0];
+    fs::create_dir(cluster.path("run")).unwrap();
+    let file = cluster.path("run").join(format!("{}.pid", address.replace(':', "_")));
+    fs::write(file, format!("{} {address} {}\n", other.id(), env!("CARGO_BIN_EXE_dkv"))).unwrap();
+    assert!(cluster.bad(&["launch.sh", "kill", address]).contains("does not run"));
+    assert_eq!(cluster.good(&["launch.sh", "stop"]), "No node runs.\n");
+    assert!(other.try_wait().unwrap().is_none(), "a process that has got the pid of an old node was ended");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn run_stays_in_the_foreground_and_ends_all_nodes_with_itself() {
+    let cluster = Cluster::new();
+    let mut run = cluster.command("launch.sh").arg("run").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("Ctrl-C stops all nodes.")));
+    assert_eq!(cluster.pids().len(), 4);
+    assert!(cluster.bad(&["launch.sh", "run"]).contains("runs already"));
+    let victim = &cluster.addresses[3];
+    cluster.good(&["launch.sh", "kill", victim]);
+    assert!(lines.any(|line| line.contains(&format!("{victim} has ended"))));
+    cluster.good(&["launch.sh", "restart", victim]);
+    signal(run.id() as i32, Signal::TERM);
+    assert_eq!(lines.filter(|line| line.starts_with("stopped ")).count(), 4, "the one brought back, too");
+    assert!(run.wait().unwrap().success());
+    assert_eq!(cluster.pids().len(), 0);
+}
+
+#[test]
+fn clean_deletes_only_when_told_yes_and_only_data_of_nodes() {
+    let cluster = Cluster::started();
+    assert!(cluster.bad(&["launch.sh", "clean"]).contains("stop first"));
+    cluster.good(&["launch.sh", "stop"]);
+    let clean = |answer: &str| {
+        let mut child = cluster
+            .command("launch.sh")
+            .arg("clean")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It may have refused before it read the answer.
+        let _ = child.stdin.take().unwrap().write_all(answer.as_bytes());
+        child.wait_with_output().unwrap()
+    };
+    let data = || fs::read_dir(cluster.path("data")).unwrap().count();
+    for answer in ["", "no\n", "y\n", "yes please\n"] {
+        assert_eq!(clean(answer).status.code(), Some(1), "{answer:?}");
+        assert_eq!(data(), 4);
+    }
+    let version = cluster.path("data").join(cluster.addresses[0].replace(':', "_")).join("VERSION");
+    fs::rename(&version, version.with_extension("away")).unwrap();
+    assert!(both(&clean("yes\n")).contains("not a node's data, not touched"));
+    assert_eq!(data(), 4);
+    fs::rename(version.with_extension("away"), &version).unwrap();
+    assert!(clean("yes\n").status.success());
+    assert_eq!(data(), 0);
+    cluster.good(&["launch.sh"]);
+}
+
+#[test]
+fn mistakes_are_told_and_nothing_is_started() {
+    let cluster = Cluster::new();
+    for (words, says) in [
+        (&["launch.sh", "begin"][..], "unknown command begin"),
+        (&["launch.sh", "start", "x"], "start takes no argument"),
+        (&["launch.sh", "kill"], "which node? give one of: 127.0.0.1:"),
+        (&["launch.sh", "restart", "1.2.3.4:5"], "1.2.3.4:5 is not a node of this host"),
+        (&["launch.sh", "logs", &cluster.addresses[0]], "has no log yet"),
+    ] {
+        assert!(cluster.bad(words).contains(says), "{words:?}: {}", cluster.bad(words));
+    }
+    let mut wrong = fs::read_to_string(cluster.path("sharding.toml")).unwrap();
+    wrong += "[limit]\n";
+    fs::write(cluster.path("sharding.toml"), wrong).unwrap();
+    assert!(cluster.bad(&["launch.sh"]).contains("did you mean [limits]?"));
+    fs::write(
+        cluster.path("sharding.toml"),
+        "[[shard]]\nname = \"a\"\nidx = 0\naddress = \"240.0.0.1:8080\"\nreplicas = [\"240.0.0.2:8080\"]\n",
+    )
+    .unwrap();
+    assert!(cluster.bad(&["launch.sh"]).contains("belongs to this host"));
+    assert!(cluster.pids().is_empty());
+    assert!(cluster.good(&["launch.sh", "--help"]).contains("Usage: ./launch.sh [COMMAND]"));
+    assert!(cluster.good(&["populate.sh", "--help"]).contains("Usage: ./populate.sh"));
+}
+
+#[test]
+fn populate_fills_the_cluster_and_finds_again_what_it_wrote() {
+    let cluster = Cluster::started();
+    let shown = cluster.good(&["populate.sh", "-n", "2000", "-s", "7", "--verify"]);
+    assert!(shown.contains("wrote 2000 keys") && shown.contains(" 0 failed, over 4 nodes"), "{shown}");
+    assert!(shown.contains("read 2000 keys") && shown.contains(" 0 not as written"), "{shown}");
+    let per_shard = shown.lines().filter_map(|l| l.strip_prefix("  shard ")?.strip_suffix(" keys")?.split_once(": "));
+    let counts: BTreeMap<&str, u32> = per_shard.map(|(shard, n)| (shard, n.parse().unwrap())).collect();
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), ["0 New York", "1 Minsk"]);
+    assert!(counts.values().sum::<u32>() == 2000 && counts.values().all(|n| *n > 850), "{counts:?}");
+
+    // Long values take another way into curl.
+    cluster.good(&["populate.sh", "-n", "40", "-s", "8", "-c", "9", "--value-size", "200000", "--verify"]);
+    cluster.good(&["launch.sh", "restart"]);
+    cluster.good(&["populate.sh", "-n", "2000", "-s", "7", "--verify-only", &cluster.addresses[3]]);
+    cluster.good(&["populate.sh", "-n", "40", "-s", "8", "--value-size", "200000", "--verify-only"]);
+    let shown = cluster.bad(&["populate.sh", "-n", "50", "-s", "9", "--verify-only"]);
+    assert!(shown.contains("50 x 404") && shown.contains("50 values were not read back as written"), "{shown}");
+    let shown = cluster.bad(&["populate.sh", "-n", "50", "-s", "7", "--value-size", "99", "--verify-only"]);
+    assert!(shown.contains(" 50 not as written"), "{shown}");
+}
+
+#[test]
+fn populate_counts_what_failed() {
+    let cluster = Cluster::started();
+    cluster.good(&["launch.sh", "kill", &cluster.addresses[1]]);
+    let shown = cluster.bad(&["populate.sh", "-n", "400", &cluster.addresses[0], &cluster.addresses[1]]);
+    assert!(shown.contains(" 200 failed, over 2 nodes") && shown.contains("Failed to connect"), "{shown}");
+    for (words, says) in [
+        (&["populate.sh", "-n", "0"][..], "-n takes a whole number from 1"),
+        (&["populate.sh", "-c", "301"], "-c takes a whole number from 1 to 300, not '301'"),
+        (&["populate.sh", "-s", "-1"], "-s takes a whole number"),
+        (&["populate.sh", "-n"], "-n takes a number"),
+        (&["populate.sh", "--fast"], "unknown option --fast"),
+    ] {
+        assert!(cluster.bad(words).contains(says), "{words:?}: {}", cluster.bad(words));
+    }
+}

@@ -1,0 +1,137 @@
+//! The store on real files: what the page cache, the threads and the directory do to it.
+
+use dkv::id::{Epoch, Lsn, Uuid};
+use dkv::store::dir::DataDir;
+use dkv::store::files::RealDisk;
+use dkv::store::{Event, Kind, Lookup, Options, Probe, SmallState, StageError, Store};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+
+const SEGMENT: u64 = 1 << 20;
+
+struct Node {
+    store: Store<RealDisk>,
+    woken: Receiver<()>,
+}
+
+impl Node {
+    fn open(path: &Path) -> Node {
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let (wake, woken) = channel();
+        let disk = RealDisk::start(DataDir::open(path, address).unwrap(), move || wake.send(()).unwrap_or(())).unwrap();
+        let options = Options { segment_bytes: SEGMENT, ..Options::default() };
+        let fresh = || SmallState::new(address, Uuid(1), Uuid(2), 3);
+        let (mut store, recovery) = Store::open(disk, options, fresh).unwrap();
+        assert_eq!(store.health(), None);
+        assert_eq!(recovery.end, store.end());
+        store.commit(store.durable());
+        Node { store, woken }
+    }
+
+    fn poll(&mut self) -> Vec<dkv::store::Arrived> {
+        let mut reads = Vec::new();
+        while let Some(event) = self.store.poll().unwrap() {
+            match event {
+                Event::Durable(lsn) => self.store.commit(lsn),
+                Event::Read(arrived) => reads.push(arrived),
+                Event::Persisted(_) => {}
+                Event::Corrupt => panic!("{:?}", self.store.health()),
+            }
+        }
+        reads
+    }
+
+    fn write(&mut self, kind: Kind, key: &[u8], value: &[u8]) -> Lsn {
+        loop {
+            let mut arrived = self.poll();
+            let prior = match self.store.probe(key, arrived.first()) {
+                Probe::Present { prior, .. } | Probe::Absent { prior, .. } => prior,
+                Probe::Cold(_) => {
+                    self.woken.recv().unwrap();
+                    continue;
+                }
+                Probe::Corrupt => panic!("{:?}", self.store.health()),
+            };
+            arrived.clear();
+            match self.store.stage(Epoch(1), kind, key, value, 0, prior) {
+                Ok(lsn) => return lsn,
+                Err(StageError::Busy) => {
+                    self.store.write_turn().unwrap();
+                    self.woken.recv().unwrap();
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    fn durable(&mut self) {
+        self.store.write_turn().unwrap();
+        while self.store.durable() < self.store.end() {
+            self.woken.recv().unwrap();
+            self.poll();
+        }
+    }
+
+    fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
+        let mut arrived = None;
+        loop {
+            match self.store.get(key, arrived.as_ref()) {
+                Lookup::Absent => return None,
+                Lookup::Found { value, .. } => return Some(value.to_vec()),
+                Lookup::Corrupt => panic!("{:?}", self.store.health()),
+                Lookup::Cold(_) => {}
+            }
+            self.woken.recv().unwrap();
+            arrived = self.poll().pop();
+        }
+    }
+}
+
+fn bytes_on_disk(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().metadata().map_or(0, |m| m.blocks() * 512)).sum()
+}
+
+#[test]
+fn what_is_written_is_there_after_a_restart_and_the_disk_stays_small() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut model: HashMap<String, Vec<u8>> = HashMap::new();
+    let mut dice = 1_u64;
+    for restart in 0..4 {
+        let mut node = Node::open(tmp.path());
+        assert_eq!(node.store.keys(), model.len() as u64);
+        for (key, value) in &model {
+            assert_eq!(node.get(key.as_bytes()).as_ref(), Some(value), "{key} after restart {restart}");
+        }
+        for step in 0..30_000_u64 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let key = format!("key {}", (dice >> 40) % 500);
+            if dice >> 60 == 0 {
+                if model.remove(&key).is_some() {
+                    node.write(Kind::Delete, key.as_bytes(), b"");
+                }
+            } else {
+                let value = vec![step as u8; (dice >> 32) as usize % 400];
+                node.write(Kind::Set, key.as_bytes(), &value);
+                model.insert(key, value);
+            }
+            if dice >> 58 == 3 {
+                node.durable();
+                let stats = node.store.stats();
+                let most = 2 * stats.live_bytes + 2 * SEGMENT;
+                assert!(stats.log_bytes < most, "{stats:?}");
+            }
+        }
+        node.durable();
+        let stats = node.store.stats();
+        assert!(stats.compactions > 0, "{stats:?}");
+        let on_disk = bytes_on_disk(tmp.path());
+        assert!(on_disk < 2 * stats.live_bytes + 2 * SEGMENT + (64 << 10), "{on_disk} bytes on disk, {stats:?}");
+        match restart % 2 {
+            0 => node.store.close().unwrap(),
+            _ => drop(node),
+        }
+    }
+}
