@@ -1,4 +1,5 @@
 //! The store on real files: what the page cache, the threads and the directory do to it.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking")]
 
 use dkv::id::{Epoch, Lsn, Uuid};
 use dkv::store::dir::DataDir;

@@ -252,7 +252,7 @@ impl Server {
 
     fn on_call(&mut self, id: ConnId, head: &Head<'_>, about: About, call: Call<'_>, room: u64) -> Next {
         let verb = if let Call::Data(op) = &call { op.verb } else { Verb::Get };
-        let due = Due { about, verb, call: kind_of(&call), since_ns: self.now.boot_ns };
+        let due = Due { about, verb, call: kind_of(&call), since_ns: self.woke_ns };
         let Some(number) = self.push(id, due) else { return Next::Never };
         match call {
             Call::Data(op) => {
@@ -279,7 +279,7 @@ impl Server {
 
     /// Answers with a refusal, in its turn.
     fn refuse(&mut self, id: ConnId, about: About, call: CallKind, error: &ApiError) -> Next {
-        let due = Due { about, verb: Verb::Get, call, since_ns: self.now.boot_ns };
+        let due = Due { about, verb: Verb::Get, call, since_ns: self.woke_ns };
         let Some(number) = self.push(id, due) else { return Next::Never };
         let (_, mut out) = self.core_and_sink();
         let date = out.date;

@@ -27,7 +27,7 @@ pub struct Due {
     pub verb: Verb,
     /// For the metrics.
     pub call: CallKind,
-    /// When the request was read, on the loop's clock.
+    /// When the turn began that read the request, on the loop's clock.
     pub since_ns: u64,
 }
 

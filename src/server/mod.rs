@@ -67,9 +67,10 @@ impl std::error::Error for ServeError {}
 pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     let ServeOptions { cluster, node, listen, data_dir } = options;
     let address = cluster.node(node).address;
-    let signals = turn::stop_signals().map_err(|e| ServeError(format!("signals cannot be handled: {e}")))?;
+    let mut signals = turn::stop_signals().map_err(|e| ServeError(format!("signals cannot be handled: {e}")))?;
     let directory = DataDir::open(&data_dir, address).map_err(|e| ServeError(e.to_string()))?;
     let reactor = Reactor::new(listen).map_err(|e| ServeError(format!("{listen} cannot be listened on: {e}")))?;
+    reactor.register_own(&mut signals).map_err(|e| ServeError(format!("signals cannot be handled: {e}")))?;
     let max_connections = descriptors(&cluster);
     let store = open_store(&cluster, address, directory, &reactor)?;
     let identity = link::Identity {

@@ -49,6 +49,8 @@ pub struct Server {
     pub(super) peers: Peers,
     pub(super) metrics: Metrics,
     pub(super) now: Now,
+    /// When this turn began: what was read since has waited from here on.
+    pub(super) woke_ns: u64,
     pub(super) date: DateCache,
     pub(super) scratch: super::api::Scratch,
     pub(super) identity: super::link::Identity,
@@ -104,6 +106,7 @@ impl Server {
             peers,
             metrics: Metrics::default(),
             now,
+            woke_ns: now.boot_ns,
             date: DateCache::new(now.wall_ms / 1_000),
             scratch: super::api::Scratch::default(),
             identity,
@@ -141,6 +144,7 @@ impl Server {
         self.reactor.wait(self.timeout(), ready).map_err(|e| ServeError(format!("the event loop failed: {e}")))?;
         self.now.wall_ms = wall_ms();
         self.tell_time();
+        self.woke_ns = self.now.boot_ns;
         let begin = self.phase(TurnPhase::Wait, begin);
 
         if ready.own {

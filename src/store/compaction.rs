@@ -409,7 +409,8 @@ impl<D: Disk> Store<D> {
     fn finish(&mut self, work: &mut Work) -> Result<(), Fatal> {
         let output = self.segments.get(work.output);
         let Segment { file, head, first, last, end, .. } = *output;
-        let seal = Seal { first, last, end, committed: last };
+        // What was dropped was superseded by something committed: that must not be forgotten.
+        let seal = Seal { first, last, end, committed: self.log.committed };
         let written = self.disk.write(file, Seal::AT, &[IoSlice::new(&seal.encode(head.salt))]);
         written.map_err(|e| Fatal::new("writing a compacted segment", &e))?;
         let lane = super::disk::Lane::Background;

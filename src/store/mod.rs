@@ -424,7 +424,8 @@ impl<D: Disk> Store<D> {
         stats
     }
 
-    /// Writes a last mark, syncs, and waits for all that is under way. *Blocking.*
+    /// Writes what is staged and a last mark, syncs, and waits for all that is under way. What is to be seen as
+    /// committed by the next start must be committed before. *Blocking.*
     ///
     /// # Errors
     /// Where a write or sync failed, now or before.

@@ -319,9 +319,10 @@ pub(super) fn run<D: Disk>(disk: &mut D, survey: &Survey) -> Result<Run, Stop> {
     let mut run = Run { images, ends, end, committed: Lsn::ZERO, torn_bytes: 0 };
     let claims = judge(survey, &mut run);
     let sealed_claim = survey.sealed.iter().map(|(_, _, seal)| seal.committed).max().unwrap_or_default();
-    if claims.synced > end {
+    let synced = claims.synced.max(sealed_claim);
+    if synced > end {
         let last = run.ends.len() - 1;
-        let text = format!("records up to {} were durable, but they end with {}: {reason}", claims.synced.0, end.0);
+        let text = format!("records up to {} were durable, but they end with {}: {reason}", synced.0, end.0);
         return Err(Stop::corrupt(survey.unsealed[last].0.seq, run.ends[last], text));
     }
     run.committed = claims.committed.max(sealed_claim);

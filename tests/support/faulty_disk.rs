@@ -1,0 +1,599 @@
+//! Owns: a disk in memory that does what real ones do at their worst, the same for the same seed:
+//!
+//! - A crash of the machine ([`Machine::lose_power`]) keeps, of each 512-byte sector, what was last synced or any
+//!   version written since; of a file's length likewise; of directory entries not yet synced, any part. A rename is
+//!   never seen by half.
+//! - A sync covers what was written before it was started, and nothing more.
+//! - A failed sync drops what it should have written: it stays visible until the power is lost, and no later sync
+//!   writes it.
+//! - A crash of the process ([`Machine::kill`]) keeps what was written; what was started and not done is lost.
+//! - Any call can fail, any call can be the last before a crash ([`Machine::fault_at`]). An installation counts as
+//!   three.
+//! - It can be full: a write into space that was not reserved fails then.
+//! - Reads that are not in the page cache ([`Machine::evict`]) come back later, whole; the part that is there is
+//!   given at once.
+//!
+//! Completions come in an order that the seed decides; those of a lane in the order in which they were started.
+//!
+//! Never: what the bytes mean.
+
+use super::dice::Dice;
+use dkv::store::disk::{Disk, Done, FileId, Lane, OpId};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+
+const SECTOR: usize = 512;
+const PAGE: u64 = 4096;
+
+/// What happens at a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// This call fails; those behind it do not.
+    Error,
+    /// The machine stops: this call and all behind it do nothing and fail.
+    Stop,
+}
+
+type Inode = usize;
+type Completion = (OpId, io::Result<Done>);
+
+#[derive(Debug, Clone, Default)]
+struct File {
+    /// What a read sees.
+    live: Vec<u8>,
+    /// What was synced.
+    durable: Vec<u8>,
+    /// Per sector: what was written since, and when.
+    dirty: BTreeMap<usize, Vec<(u64, Vec<u8>)>>,
+    /// The lengths since, and when.
+    lengths: Vec<(u64, usize)>,
+    /// Bytes of space that the file holds.
+    allocated: u64,
+}
+
+impl File {
+    fn write(&mut self, tick: u64, at: usize, bytes: &[u8]) {
+        if self.live.len() < at + bytes.len() {
+            self.set_len(tick, at + bytes.len());
+        }
+        self.live[at..at + bytes.len()].copy_from_slice(bytes);
+        for sector in at / SECTOR..(at + bytes.len()).div_ceil(SECTOR) {
+            let mut version = vec![0; SECTOR];
+            let end = self.live.len().min((sector + 1) * SECTOR);
+            version[..end - sector * SECTOR].copy_from_slice(&self.live[sector * SECTOR..end]);
+            self.dirty.entry(sector).or_default().push((tick, version));
+        }
+    }
+
+    fn set_len(&mut self, tick: u64, len: usize) {
+        self.live.resize(len, 0);
+        self.lengths.push((tick, len));
+    }
+
+    fn put_durable(&mut self, sector: usize, version: &[u8]) {
+        let end = (sector + 1) * SECTOR;
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[sector * SECTOR..end].copy_from_slice(version);
+    }
+
+    /// Everything up to `tick` is durable, or, where the sync failed, is lost to later ones.
+    fn sync(&mut self, tick: u64, succeeds: bool) {
+        let (done, rest): (Vec<_>, Vec<_>) = self.lengths.drain(..).partition(|(when, _)| *when <= tick);
+        self.lengths = rest;
+        let lengths = if succeeds { done } else { Vec::new() };
+        self.resize_durable(&lengths);
+        for (sector, versions) in std::mem::take(&mut self.dirty) {
+            let (done, rest): (Vec<_>, Vec<_>) = versions.into_iter().partition(|(when, _)| *when <= tick);
+            if let (Some((_, version)), true) = (done.last(), succeeds) {
+                self.put_durable(sector, version);
+            }
+            if !rest.is_empty() {
+                self.dirty.insert(sector, rest);
+            }
+        }
+        self.resize_durable(&lengths[lengths.len().saturating_sub(1)..]);
+    }
+
+    /// One after the other: what a truncation cut off reads as zeros when the file grows again.
+    fn resize_durable(&mut self, lengths: &[(u64, usize)]) {
+        for (_, len) in lengths {
+            self.durable.resize(*len, 0);
+        }
+    }
+
+    fn lose_power(&mut self, dice: &mut Dice) {
+        let mut lengths = std::mem::take(&mut self.lengths);
+        lengths.truncate(dice.below(lengths.len() as u64 + 1) as usize);
+        self.resize_durable(&lengths);
+        for (sector, versions) in std::mem::take(&mut self.dirty) {
+            // One more than there are: the synced one.
+            if let Some((_, version)) = versions.get(dice.below(versions.len() as u64 + 1) as usize) {
+                self.put_durable(sector, version);
+            }
+        }
+        self.resize_durable(&lengths[lengths.len().saturating_sub(1)..]);
+        self.live.clone_from(&self.durable);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum DirectoryChange {
+    Link(String, Inode),
+    Unlink(String),
+    Rename(String, String, Inode),
+}
+
+fn apply(directory: &mut BTreeMap<String, Inode>, change: &DirectoryChange) {
+    match change {
+        DirectoryChange::Link(name, inode) => drop(directory.insert(name.clone(), *inode)),
+        DirectoryChange::Unlink(name) => drop(directory.remove(name)),
+        DirectoryChange::Rename(from, to, inode) => {
+            directory.remove(from);
+            directory.insert(to.clone(), *inode);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Work {
+    Sync(Inode, u64),
+    SyncDir(u64),
+    Install(Inode, String, String),
+    Remove(String),
+    Read(Inode, u64, usize),
+}
+
+#[derive(Debug)]
+struct World {
+    files: Vec<File>,
+    names: BTreeMap<String, Inode>,
+    durable_names: BTreeMap<String, Inode>,
+    name_changes: Vec<(u64, DirectoryChange)>,
+    open: Vec<Option<Inode>>,
+    queues: [VecDeque<(OpId, Work)>; 4],
+    /// `None`: everything is in the page cache.
+    cached: Option<BTreeSet<(Inode, u64)>>,
+    capacity: u64,
+    dice: Dice,
+    tick: u64,
+    next_op: u64,
+    calls: u64,
+    fault: Option<(u64, Fault)>,
+    is_stopped: bool,
+    syncs: u64,
+}
+
+/// The machine: its disk, seen from outside.
+#[derive(Debug, Clone)]
+pub struct Machine(Rc<RefCell<World>>);
+
+/// The disk as a process sees it.
+#[derive(Debug)]
+pub struct FaultyDisk(Rc<RefCell<World>>);
+
+impl Machine {
+    pub fn new(seed: u64) -> Machine {
+        Machine(Rc::new(RefCell::new(World {
+            files: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            name_changes: Vec::new(),
+            open: Vec::new(),
+            queues: Default::default(),
+            cached: None,
+            capacity: u64::MAX,
+            dice: Dice::new(seed),
+            tick: 0,
+            next_op: 0,
+            calls: 0,
+            fault: None,
+            is_stopped: false,
+            syncs: 0,
+        })))
+    }
+
+    /// The disk for a new process. The one before must be gone, or killed.
+    pub fn disk(&self) -> FaultyDisk {
+        FaultyDisk(Rc::clone(&self.0))
+    }
+
+    /// The n-th call from now on (1: the next) meets this.
+    pub fn fault_at(&self, n: u64, fault: Fault) {
+        let mut world = self.0.borrow_mut();
+        let at = world.calls + n;
+        world.fault = Some((at, fault));
+    }
+
+    /// Calls so far.
+    pub fn calls(&self) -> u64 {
+        self.0.borrow().calls
+    }
+
+    /// Syncs that were done so far.
+    pub fn syncs(&self) -> u64 {
+        self.0.borrow().syncs
+    }
+
+    /// Whether a [`Fault::Stop`] has been met.
+    pub fn is_stopped(&self) -> bool {
+        self.0.borrow().is_stopped
+    }
+
+    /// Whether the fault that was asked for is still to come.
+    pub fn is_fault_to_come(&self) -> bool {
+        let world = self.0.borrow();
+        world.fault.is_some_and(|(at, _)| world.calls < at)
+    }
+
+    /// The process is gone. What it had written stays.
+    pub fn kill(&self) {
+        let mut world = self.0.borrow_mut();
+        world.open.clear();
+        world.queues = Default::default();
+        (world.is_stopped, world.fault) = (false, None);
+    }
+
+    /// The machine is gone, and on again.
+    pub fn lose_power(&self, seed: u64) {
+        self.kill();
+        let mut world = self.0.borrow_mut();
+        let world = &mut *world;
+        let mut dice = Dice::new(seed);
+        for (_, change) in std::mem::take(&mut world.name_changes) {
+            if dice.once_in(2) {
+                apply(&mut world.durable_names, &change);
+            }
+        }
+        world.names.clone_from(&world.durable_names);
+        for file in &mut world.files {
+            file.lose_power(&mut dice);
+        }
+        if let Some(cached) = &mut world.cached {
+            cached.clear();
+        }
+    }
+
+    /// Another machine with the same content, as [`Machine::lose_power`] finds it there.
+    pub fn fork(&self, seed: u64) -> Machine {
+        let world = self.0.borrow();
+        let fork = Machine::new(seed);
+        {
+            let mut new = fork.0.borrow_mut();
+            (new.files, new.names) = (world.files.clone(), world.names.clone());
+            (new.durable_names, new.name_changes) = (world.durable_names.clone(), world.name_changes.clone());
+            (new.tick, new.cached, new.capacity) = (world.tick, world.cached.clone(), world.capacity);
+        }
+        fork
+    }
+
+    /// Nothing is in the page cache any more.
+    pub fn evict(&self) {
+        self.0.borrow_mut().cached = Some(BTreeSet::new());
+    }
+
+    /// Bytes that the files take on the disk.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.borrow().used_bytes()
+    }
+
+    /// From now on the disk holds this many bytes.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.0.borrow_mut().capacity = bytes;
+    }
+
+    /// Names and lengths of all files.
+    pub fn files(&self) -> Vec<(String, u64)> {
+        let world = self.0.borrow();
+        world.names.iter().map(|(name, inode)| (name.clone(), world.files[*inode].live.len() as u64)).collect()
+    }
+
+    /// A file's bytes.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        let world = self.0.borrow();
+        world.files[world.names[name]].live.clone()
+    }
+
+    /// Replaces a file's bytes, durably, behind everybody's back.
+    pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut world = self.0.borrow_mut();
+        let inode = world.names[name];
+        let file = &mut world.files[inode];
+        change(&mut file.live);
+        file.durable.clone_from(&file.live);
+        (file.dirty, file.lengths) = (BTreeMap::new(), Vec::new());
+    }
+
+    /// Removes a file, durably, behind everybody's back.
+    pub fn lose(&self, name: &str) {
+        let mut world = self.0.borrow_mut();
+        world.names.remove(name);
+        world.durable_names.remove(name);
+        world.name_changes.clear();
+    }
+}
+
+fn broken() -> io::Error {
+    io::Error::other("injected fault")
+}
+
+fn lane_number(lane: Lane) -> usize {
+    match lane {
+        Lane::Data => 0,
+        Lane::Background => 1,
+        Lane::Small => 2,
+    }
+}
+
+const READS: usize = 3;
+
+impl World {
+    /// Counts a call; it may be the one that fails.
+    fn call(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        self.tick += 1;
+        match self.fault {
+            _ if self.is_stopped => Err(broken()),
+            Some((at, Fault::Error)) if at == self.calls => Err(broken()),
+            Some((at, Fault::Stop)) if at == self.calls => {
+                self.is_stopped = true;
+                Err(broken())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let inodes: BTreeSet<Inode> = self.names.values().chain(self.open.iter().flatten()).copied().collect();
+        inodes.into_iter().map(|inode| self.files[inode].allocated.next_multiple_of(SECTOR as u64)).sum()
+    }
+
+    fn inode(&self, file: FileId) -> Inode {
+        self.open[file.0 as usize].expect("a file is used only between open and close")
+    }
+
+    fn change_name(&mut self, change: DirectoryChange) {
+        apply(&mut self.names, &change);
+        self.name_changes.push((self.tick, change));
+    }
+
+    fn allocate(&mut self, inode: Inode, upto: u64) -> io::Result<()> {
+        let more = upto.saturating_sub(self.files[inode].allocated);
+        if more > 0 && self.used_bytes() + more > self.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.files[inode].allocated += more;
+        Ok(())
+    }
+
+    fn cache(&mut self, inode: Inode, at: u64, len: usize) {
+        if let Some(cached) = &mut self.cached {
+            cached.extend((at / PAGE..(at + len as u64).div_ceil(PAGE)).map(|page| (inode, page)));
+        }
+    }
+
+    fn start(&mut self, queue: usize, work: Work) -> OpId {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        self.queues[queue].push_back((op, work));
+        op
+    }
+
+    /// Does the next operation of some queue.
+    fn complete(&mut self) -> Option<Completion> {
+        let waiting: Vec<usize> = (0..4).filter(|queue| !self.queues[*queue].is_empty()).collect();
+        let queue = *self.dice.pick(&waiting)?;
+        let (op, work) = self.queues[queue].pop_front()?;
+        Some((op, self.perform(work)))
+    }
+
+    fn perform(&mut self, work: Work) -> io::Result<Done> {
+        match work {
+            Work::Sync(inode, tick) => self.sync(inode, tick)?,
+            Work::SyncDir(tick) => self.sync_dir(tick)?,
+            Work::Install(inode, from, to) => {
+                let tick = self.tick;
+                self.sync(inode, tick)?;
+                self.call()?;
+                assert_eq!(self.names.get(&from), Some(&inode), "{from} is not the file that is installed as {to}");
+                self.change_name(DirectoryChange::Rename(from, to, inode));
+                let tick = self.tick;
+                self.sync_dir(tick)?;
+            }
+            Work::Remove(name) => {
+                self.call()?;
+                if self.names.contains_key(&name) {
+                    self.change_name(DirectoryChange::Unlink(name));
+                }
+            }
+            Work::Read(inode, at, len) => {
+                self.call()?;
+                self.cache(inode, at, len);
+                let live = &self.files[inode].live;
+                let start = live.len().min(at as usize);
+                let end = live.len().min(at as usize + len);
+                return Ok(Done::Read(live[start..end].to_vec()));
+            }
+        }
+        Ok(Done::Ok)
+    }
+
+    fn sync(&mut self, inode: Inode, tick: u64) -> io::Result<()> {
+        let result = self.call();
+        if !self.is_stopped {
+            self.files[inode].sync(tick, result.is_ok());
+            self.syncs += 1;
+        }
+        result
+    }
+
+    fn sync_dir(&mut self, tick: u64) -> io::Result<()> {
+        self.call()?;
+        self.syncs += 1;
+        let (done, rest): (Vec<_>, Vec<_>) = self.name_changes.drain(..).partition(|(when, _)| *when <= tick);
+        self.name_changes = rest;
+        for (_, change) in &done {
+            apply(&mut self.durable_names, change);
+        }
+        Ok(())
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        let mut world = self.0.borrow_mut();
+        world.call()?;
+        Ok(world.names.keys().cloned().collect())
+    }
+
+    fn open(&mut self, name: &str) -> io::Result<FileId> {
+        let mut world = self.0.borrow_mut();
+        world.call()?;
+        let inode = world.names.get(name).copied().ok_or(io::ErrorKind::NotFound)?;
+        world.open.push(Some(inode));
+        Ok(FileId(world.open.len() as u32 - 1))
+    }
+
+    fn len(&mut self, file: FileId) -> io::Result<u64> {
+        let mut world = self.0.borrow_mut();
+        world.call()?;
+        let inode = world.inode(file);
+        Ok(world.files[inode].live.len() as u64)
+    }
+
+    fn read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut world = self.0.borrow_mut();
+        world.call()?;
+        let inode = world.inode(file);
+        world.cache(inode, at, buf.len());
+        Ok(copy_from(&world.files[inode].live, at, buf))
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        self.0.borrow_mut().complete()
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<FileId> {
+        let mut world = self.0.borrow_mut();
+        world.call()?;
+        if world.used_bytes() >= world.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let inode = match world.names.get(name) {
+            Some(inode) => {
+                let inode = *inode;
+                let tick = world.tick;
+                let file = &mut world.files[inode];
+                file.set_len(tick, 0);
+                (file.dirty, file.allocated) = (BTreeMap::new(), 0);
+                inode
+            }
+            None => {
+                world.files.push(File::default());
+                let inode = world.files.len() - 1;
+                world.change_name(DirectoryChange::Link(name.to_owned(), inode));
+                inode
+            }
+        };
+        world.open.push(Some(inode));
+        Ok(FileId(world.open.len() as u32 - 1))
+    }
+
+    fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()> {
+        let mut world = self.0.borrow_mut();
+        world.call()?;
+        let inode = world.inode(file);
+        world.allocate(inode, upto)?;
+        let tick = world.tick;
+        let file = &mut world.files[inode];
+        if file.live.len() < upto as usize {
+            file.set_len(tick, upto as usize);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut world = self.0.borrow_mut();
+        let result = world.call();
+        let inode = world.inode(file);
+        let mut all: Vec<u8> = bytes.iter().flat_map(|slice| slice.iter().copied()).collect();
+        if result.is_err() {
+            if world.is_stopped {
+                return result;
+            }
+            // A write that fails may have written a part.
+            let part = world.dice.below(all.len() as u64) as usize;
+            all.truncate(part);
+        }
+        world.allocate(inode, at + all.len() as u64)?;
+        let tick = world.tick;
+        world.cache(inode, at, all.len());
+        world.files[inode].write(tick, at as usize, &all);
+        result
+    }
+
+    fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut world = self.0.borrow_mut();
+        world.call()?;
+        let inode = world.inode(file);
+        let mut len = buf.len();
+        if let Some(cached) = &world.cached {
+            let missing = (at / PAGE..(at + len as u64).div_ceil(PAGE)).find(|page| !cached.contains(&(inode, *page)));
+            len = missing.map_or(len, |page| (page * PAGE).saturating_sub(at) as usize);
+        }
+        if len == 0 && !buf.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(copy_from(&world.files[inode].live, at, &mut buf[..len])))
+    }
+
+    fn close(&mut self, file: FileId) {
+        self.0.borrow_mut().open[file.0 as usize] = None;
+    }
+
+    fn start_sync(&mut self, lane: Lane, file: FileId) -> OpId {
+        let mut world = self.0.borrow_mut();
+        let work = Work::Sync(world.inode(file), world.tick);
+        world.start(lane_number(lane), work)
+    }
+
+    fn start_read(&mut self, file: FileId, at: u64, len: usize) -> OpId {
+        let mut world = self.0.borrow_mut();
+        let work = Work::Read(world.inode(file), at, len);
+        world.start(READS, work)
+    }
+
+    fn start_install(&mut self, lane: Lane, file: FileId, from: &str, to: &str) -> OpId {
+        let mut world = self.0.borrow_mut();
+        let work = Work::Install(world.inode(file), from.to_owned(), to.to_owned());
+        world.start(lane_number(lane), work)
+    }
+
+    fn start_sync_dir(&mut self, lane: Lane) -> OpId {
+        let mut world = self.0.borrow_mut();
+        let work = Work::SyncDir(world.tick);
+        world.start(lane_number(lane), work)
+    }
+
+    fn start_remove(&mut self, lane: Lane, name: &str) -> OpId {
+        self.0.borrow_mut().start(lane_number(lane), Work::Remove(name.to_owned()))
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        let mut world = self.0.borrow_mut();
+        match world.dice.once_in(2) {
+            true => world.complete(),
+            false => None,
+        }
+    }
+}
+
+fn copy_from(live: &[u8], at: u64, buf: &mut [u8]) -> usize {
+    let start = live.len().min(at as usize);
+    let len = buf.len().min(live.len() - start);
+    buf[..len].copy_from_slice(&live[start..start + len]);
+    len
+}
