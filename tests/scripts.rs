@@ -62,6 +62,7 @@ impl Cluster {
     fn good(&self, words: &[&str]) -> String {
         let output = self.run(words);
         assert!(output.status.success(), "{words:?}: {}\n{}", output.status, both(&output));
+        assert!(!both(&output).contains("is killed"), "a healthy node stops by itself: {}", both(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -238,7 +239,8 @@ fn only_processes_that_are_the_node_are_ended() {
 #[test]
 fn run_stays_in_the_foreground_and_ends_all_nodes_with_itself() {
     let cluster = Cluster::new();
-    let mut run = cluster.command("launch.sh").arg("run").stdout(Stdio::piped()).spawn().unwrap();
+    let mut run = cluster.command("launch.sh");
+    let mut run = run.arg("run").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.starts_with("Ctrl-C stops all nodes.")));
     assert_eq!(cluster.pids().len(), 4);
@@ -249,7 +251,8 @@ fn run_stays_in_the_foreground_and_ends_all_nodes_with_itself() {
     cluster.good(&["launch.sh", "restart", victim]);
     signal(run.id() as i32, Signal::TERM);
     assert_eq!(lines.filter(|line| line.starts_with("stopped ")).count(), 4, "the one brought back, too");
-    assert!(run.wait().unwrap().success());
+    let ended = run.wait_with_output().unwrap();
+    assert!(ended.status.success() && !both(&ended).contains("is killed"), "{}", both(&ended));
     assert_eq!(cluster.pids().len(), 0);
 }
 
