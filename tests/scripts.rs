@@ -2,16 +2,19 @@
 //! and ports.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by its place")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use support::process::free_address;
 
 /// Two shards of two nodes, all on this host.
 struct Cluster {
@@ -107,19 +110,6 @@ fn runs(pid: i32, address: &str) -> bool {
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
-
-/// An address that nobody listens on: below the range of outgoing connections, and each one once in a process.
-fn free_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let offset = (std::process::id().wrapping_mul(101) as u16).wrapping_add(step) % 15_000;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 15_000 + offset));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
 }
 
 #[test]
