@@ -8,7 +8,7 @@ use super::files::RealDisk;
 use super::record::{Kind, put};
 use super::recovery::{self, Found, OpenError, Run, Stop, Survey, read_file};
 use super::scan::Scan;
-use super::segment::{DATA_AT, Head, Seal, Seq};
+use super::segment::{Head, Seal, Seq};
 use super::{Corruption, Options, SmallState, rebuild};
 use crate::id::{Epoch, Lsn};
 use serde::Serialize;
@@ -430,6 +430,7 @@ fn read_segment(scan: &mut Scan<'_>, image: &[u8], seal: Option<Seal>, head: &He
 mod tests {
     use super::*;
     use crate::id::Uuid;
+    use crate::store::segment::DATA_AT;
     use crate::store::{Event, Prior, Probe, Store};
     use std::net::SocketAddr;
 
@@ -437,8 +438,7 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let disk = RealDisk::start(DataDir::open(path, address).unwrap(), || ()).unwrap();
         let options = Options { segment_bytes: 256 << 10, ..Options::default() };
-        let (mut store, _) =
-            Store::open(disk, options, || SmallState::new(address, Uuid(1), Uuid(2), 3)).unwrap();
+        let (mut store, _) = Store::open(disk, options, || SmallState::new(address, Uuid(1), Uuid(2), 3)).unwrap();
         store.commit(store.durable());
         store
     }
