@@ -437,8 +437,7 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let disk = RealDisk::start(DataDir::open(path, address).unwrap(), || ()).unwrap();
         let options = Options { segment_bytes: 256 << 10, ..Options::default() };
-        let (mut store, _) =
-            Store::open(disk, options, || SmallState::new(address, Uuid(1), Uuid(2), 3)).unwrap();
+        let (mut store, _) = Store::open(disk, options, || SmallState::new(address, Uuid(1), Uuid(2), 3)).unwrap();
         store.commit(store.durable());
         store
     }
