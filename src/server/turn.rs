@@ -251,8 +251,7 @@ impl Server {
             count += 1;
             Role::Client(Client::new(now_ms, count > most))
         });
-        self.metrics.accepted += accepted.count as u64;
-        self.has_more |= accepted.more;
+        self.metrics.accepted += accepted as u64;
     }
 
     fn timers(&mut self) {
