@@ -63,6 +63,8 @@ pub struct Conn<T> {
     pub(super) socket: TcpStream,
     pub(super) input: Buffer,
     pub(super) output: Vec<u8>,
+    /// Bytes of the output as counted in the reactor's sum: those of the last flush.
+    pub(super) counted: usize,
     pub(super) is_dirty: bool,
     pub(super) is_doomed: bool,
     pub(super) is_listed: bool,
@@ -87,6 +89,7 @@ impl<T> Conn<T> {
             socket,
             input: Buffer::default(),
             output: Vec::new(),
+            counted: 0,
             is_dirty: false,
             is_doomed: false,
             is_listed: false,

@@ -33,6 +33,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// How much a read asks for, and at most where a larger body is on its way.
 const READ_BYTES: usize = 64 * 1024;
 const READ_LARGE_BYTES: usize = 1024 * 1024;
+/// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
+/// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
+const MOVED_BYTES: usize = 4 * 1024;
 /// Buffers kept for reuse, and the largest that is kept.
 const POOL_BUFFERS: usize = 256;
 const POOL_BUFFER_BYTES: usize = 64 * 1024;
@@ -56,6 +59,8 @@ pub struct Reactor<T> {
     accept_paused: bool,
     /// A turn's bound was reached while accepting: no event will tell of those that still wait.
     accept_again: bool,
+    /// It was said that no descriptor is left.
+    accept_warned: bool,
     conns: Slab<Conn<T>>,
     next_generation: u32,
     again: Vec<ConnId>,
@@ -81,6 +86,7 @@ impl<T> Reactor<T> {
             listener: Some(listener),
             accept_paused: false,
             accept_again: false,
+            accept_warned: false,
             conns: Slab::new(),
             next_generation: 0,
             again: Vec::new(),
@@ -162,7 +168,7 @@ impl<T> Reactor<T> {
 
     /// Accepts what is waiting, up to a bound a turn (those behind it are the next turn's) and to `room` connections.
     /// Returns how many were taken, or lost in the taking. Pauses where there is no room, or, saying so in the log, where
-    /// the system has no descriptors left: [`Reactor::resume_accepting`].
+    /// the system has no descriptors or memory left: [`Reactor::resume_accepting`].
     pub fn accept(&mut self, room: usize, mut state: impl FnMut(SocketAddr) -> T) -> usize {
         let mut accepted = 0;
         let Some(listener) = &self.listener else { return accepted };
@@ -173,6 +179,7 @@ impl<T> Reactor<T> {
             }
             match listener.accept() {
                 Ok((socket, peer)) => {
+                    self.accept_warned = false;
                     let state = state(peer);
                     if let Err(e) = insert(
                         &self.poll,
@@ -185,8 +192,10 @@ impl<T> Reactor<T> {
                     accepted += 1;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return accepted,
-                Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
-                    log::warn!("no descriptor is left for a new connection ({e}): accepting pauses until one is free");
+                Err(e) if e.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code)) => {
+                    if !std::mem::replace(&mut self.accept_warned, true) {
+                        log::warn!("the system has no room for a new connection ({e}): accepting pauses until it has");
+                    }
                     self.accept_paused = true;
                     return accepted;
                 }
@@ -248,7 +257,7 @@ impl<T> Reactor<T> {
         self.conns.is_empty()
     }
 
-    /// Bytes that stand in all connections' buffers.
+    /// Bytes that stand in all connections' buffers; of the outputs, as of the last flush.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.held_bytes
@@ -272,11 +281,15 @@ impl<T> Reactor<T> {
     /// holds no memory.
     pub fn read(&mut self, id: ConnId, want: usize) -> (Buffer, Filled) {
         let mut buffer = self.borrow(id);
-        if buffer.capacity() == 0 {
-            buffer = std::mem::take(&mut self.scratch);
+        let mut step = READ_BYTES;
+        if buffer.len() <= MOVED_BYTES && want <= READ_BYTES {
+            let left = std::mem::replace(&mut buffer, std::mem::take(&mut self.scratch));
+            buffer.extend(left.data());
+        } else {
+            step = buffer.len().clamp(MOVED_BYTES, READ_BYTES);
         }
         let Some(conn) = lookup(&mut self.conns, id) else { return (buffer, Filled::Gone) };
-        let filled = conn.fill(&mut buffer, want.clamp(READ_BYTES, READ_LARGE_BYTES));
+        let filled = conn.fill(&mut buffer, want.clamp(step, READ_LARGE_BYTES));
         (buffer, filled)
     }
 
@@ -320,8 +333,6 @@ impl<T> Reactor<T> {
         }
         if !conn.is_dirty {
             conn.is_dirty = true;
-            // What it holds is counted again once it was flushed.
-            self.held_bytes -= conn.output.len() as u64;
             self.dirty.push(id);
         }
         Some((&mut conn.output, &mut conn.state))
@@ -334,8 +345,14 @@ impl<T> Reactor<T> {
             let id = self.dirty[at];
             let Some(conn) = lookup(&mut self.conns, id) else { continue };
             conn.is_dirty = false;
+            // What it holds stays unsent, so that its owner can tell what was begun.
+            if conn.is_doomed {
+                continue;
+            }
             conn.flush(now_ms);
-            self.held_bytes += conn.output.len() as u64;
+            self.held_bytes -= conn.counted as u64;
+            conn.counted = conn.output.len();
+            self.held_bytes += conn.counted as u64;
             if conn.output.is_empty() {
                 let buffer = std::mem::take(&mut conn.output);
                 done(conn);
@@ -345,6 +362,13 @@ impl<T> Reactor<T> {
             }
         }
         self.dirty.clear();
+    }
+
+    /// Writes what one connection's output holds at once: it is about to be closed.
+    pub fn flush(&mut self, id: ConnId, now_ms: u64) {
+        if let Some(conn) = lookup(&mut self.conns, id) {
+            conn.flush(now_ms);
+        }
     }
 
     /// Marks a connection for [`Reactor::flush_dirty`] though nothing was appended: it became writable.
@@ -370,11 +394,7 @@ impl<T> Reactor<T> {
                 continue;
             }
             let mut conn = self.conns.remove(id.slot as usize);
-            if !conn.is_dirty {
-                self.held_bytes -= conn.output.len() as u64;
-            }
-            self.held_bytes -= conn.input.len() as u64;
-            conn.is_dirty = false;
+            self.held_bytes -= (conn.counted + conn.input.len()) as u64;
             if let Err(e) = self.poll.registry().deregister(&mut conn.socket) {
                 log::debug!("deregister: {e}");
             }
@@ -391,9 +411,16 @@ impl<T> Reactor<T> {
     }
 }
 
-// The descriptors of the process, or of the system, are used up.
-const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
-const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
+/// The descriptors of the process, or of the system, or its memory, are used up.
+const OUT_OF_RESOURCES: [i32; 4] = {
+    use rustix::io::Errno;
+    [
+        Errno::MFILE.raw_os_error(),
+        Errno::NFILE.raw_os_error(),
+        Errno::NOBUFS.raw_os_error(),
+        Errno::NOMEM.raw_os_error(),
+    ]
+};
 
 fn lookup<T>(conns: &mut Slab<Conn<T>>, id: ConnId) -> Option<&mut Conn<T>> {
     conns.get_mut(id.slot as usize).filter(|conn| conn.id == id)
@@ -512,6 +539,30 @@ mod tests {
             assert!(turns < 5, "a turn waited in vain while connections were left in the queue");
             reactor.len() == burst.len()
         });
+    }
+
+    #[test]
+    fn the_beginnings_of_requests_hold_little_memory() {
+        let (mut reactor, address) = reactor();
+        let mut client = Std::connect(address).unwrap();
+        let mut seen = 0;
+        for part in ["GET ", "/get", "?key"] {
+            client.write_all(part.as_bytes()).unwrap();
+            seen += part.len();
+            turn_until(&mut reactor, |reactor, ready| {
+                let mut left = 0;
+                for id in &ready.connections {
+                    let (buffer, _) = reactor.read(*id, 0);
+                    left = buffer.len();
+                    reactor.give_back(*id, buffer, 0);
+                }
+                left == seen
+            });
+            let conn = reactor.iter_mut().next().unwrap();
+            assert_eq!(conn.input_bytes(), seen);
+            assert!(conn.input.capacity() < 256, "{} bytes hold {}", seen, conn.input.capacity());
+        }
+        assert_eq!(reactor.held_bytes(), seen as u64);
     }
 
     #[test]
