@@ -361,6 +361,26 @@ fn what_is_not_ours_goes_back_and_is_tried_again() {
 }
 
 #[test]
+fn what_comes_back_one_by_one_is_sent_again_in_its_order() {
+    let mut world = World::new();
+    let (_, theirs) = keys(&world);
+    world.core.on_link_up(OTHER, link(1), &mut world.heard);
+    let values = ["1", "2", "3"];
+    for value in values {
+        world.ask(1, &op(Verb::Set, &theirs[0], value));
+    }
+    let ids: Vec<u64> = world.frames().iter().map(|frame| frame.id).collect();
+    world.heard.link.clear();
+    for (id, value) in ids.into_iter().zip(values) {
+        world.core.on_not_primary(link(1), id, &op(Verb::Set, &theirs[0], value));
+    }
+    world.ask(1, &op(Verb::Set, &theirs[0], "4"));
+    world.pass(25);
+    let again: Vec<&[u8]> = world.frames().iter().map(|frame| frame.op.value).collect();
+    assert_eq!(again, [b"1", b"2", b"3", b"4"], "the last write of a stream must be the one that stays");
+}
+
+#[test]
 fn a_new_primary_takes_over_only_when_nothing_is_under_way_at_the_old_one() {
     let mut world = World::new();
     let (_, theirs) = keys(&world);

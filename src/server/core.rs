@@ -236,6 +236,17 @@ impl<D: Disk> Core<D> {
         lane.wait = wait;
     }
 
+    /// Keeps a request that was sent in vain, before those of its lane that came after it: what was sent together comes
+    /// back one by one, and what comes back later may be older.
+    pub(super) fn park_again(&mut self, asked: Asked, op: &Op<'_>) {
+        let parked = Parked::new(asked, op);
+        self.held_bytes += parked.held_bytes();
+        let lane = self.lanes.entry(asked.lane).or_default();
+        let at = lane.queue.partition_point(|other| other.asked.ticket < asked.ticket);
+        lane.queue.insert(at, parked);
+        lane.wait = Wait::Primary;
+    }
+
     /// Begins a request whose turn it is.
     fn begin(&mut self, asked: Asked, op: &Op<'_>, target: Target, arrived: Option<&Arrived>, sink: &mut impl Sink) {
         match target {

@@ -3,7 +3,7 @@
 //! Never: what the requests do, sockets.
 
 use super::core::{Core, Sink};
-use super::lane::{Asked, Stream, Target, Wait};
+use super::lane::{Asked, Stream, Target};
 use crate::id::{LinkId, NodeId};
 use crate::op::{Condition, Failure, Op, Outcome, Verb};
 use crate::store::disk::Disk;
@@ -76,7 +76,7 @@ impl<D: Disk> Core<D> {
         self.counters.forwards_misled += 1;
         let lane = self.lanes.get_mut(&sent.asked.lane).expect("a lane exists while a request of it is under way");
         lane.running -= 1;
-        self.park_first(sent.asked, op, Wait::Primary);
+        self.park_again(sent.asked, op);
         self.recycle(sent.key);
     }
 
@@ -108,8 +108,7 @@ impl<D: Disk> Core<D> {
         }
         let mut lost: Vec<(u64, usize)> =
             self.sent.iter().filter(|(_, sent)| sent.link == link).map(|(slot, sent)| (sent.place, slot)).collect();
-        // The last first: each goes before what its lane holds, so that they end up in their order.
-        lost.sort_unstable_by(|a, b| b.cmp(a));
+        lost.sort_unstable();
         let mut lanes = Vec::new();
         for (place, slot) in lost {
             let sent = self.sent.remove(slot);
@@ -119,9 +118,9 @@ impl<D: Disk> Core<D> {
             let op = Op { verb: Verb::Get, key: &sent.key, value: &[], condition: sent.condition, stale: sent.stale };
             if place >= written {
                 let op = unsent_op(unsent, place - written).expect("a frame that was queued whole");
-                self.park_first(sent.asked, &op, Wait::Primary);
+                self.park_again(sent.asked, &op);
             } else if sent.verb == Verb::Get {
-                self.park_first(sent.asked, &op, Wait::Primary);
+                self.park_again(sent.asked, &op);
             } else {
                 self.counters.forwards_lost += 1;
                 sink.answer(sent.asked.ticket, &Outcome::Failed(Failure::Unknown));
