@@ -185,6 +185,12 @@ impl Decoder {
         self.pending.as_ref().map_or(0, |p| p.head_end + p.body.wanted())
     }
 
+    /// Whether a body is under way whose length was announced with its head.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        matches!(&self.pending, Some(Pending { body: body::Body::Counted(_), .. }))
+    }
+
     /// What the connection is in the midst of, as of the last step.
     #[must_use]
     pub fn phase(&self) -> Phase {

@@ -17,8 +17,6 @@ use crate::op::{Failure, Outcome, Verb};
 use crate::reactor::{Buffer, Closing, Filled};
 use crate::wire::Class;
 
-/// A client whose output holds more than this is not read from.
-pub(super) const OUTPUT_PAUSE_BYTES: usize = 256 * 1024;
 /// What one connection may be read in one turn, in bytes: then the others have their turn.
 const TURN_BYTES: usize = 512 * 1024;
 /// What is dropped of a connection that lingers, in bytes: whoever sends more meets a reset.
@@ -175,7 +173,9 @@ impl Server {
             && let Role::Client(client) = &mut conn.state
         {
             let left = buffer.len() - used;
-            self.ledger.promise(client, decoder.wanted().saturating_sub(left) as u64);
+            // Of what was refused nothing more is taken.
+            let wanted = if matches!(next, Next::Never) { 0 } else { decoder.wanted() };
+            self.ledger.promise(client, wanted.saturating_sub(left) as u64);
             client.decoder = decoder;
             client.is_paused = matches!(next, Next::Paused);
         }
@@ -186,10 +186,8 @@ impl Server {
 
     fn must_pause(&mut self, id: ConnId) -> bool {
         let Some(conn) = self.reactor.get(id) else { return false };
-        let output_bytes = conn.output_bytes();
         let Role::Client(client) = &conn.state else { return false };
-        client.pipeline.len() >= self.cluster.settings().limits.max_pipeline
-            || output_bytes + client.pipeline.early_bytes() > OUTPUT_PAUSE_BYTES
+        client.must_pause(conn.output_bytes(), self.cluster.settings().limits.max_pipeline)
     }
 
     fn take_request(&mut self, id: ConnId, decoder: &mut Decoder, buffer: &mut Buffer, used: &mut usize) -> Next {
@@ -201,7 +199,7 @@ impl Server {
             Step::Partial(keep) => {
                 buffer.truncate(*used + keep);
                 // A body of known length has its room; a head, or a body in chunks, takes it as it comes.
-                if room == 0 && decoder.wanted() == 0 && decoder.phase() != Phase::Idle {
+                if room == 0 && !decoder.is_counted() && decoder.phase() != Phase::Idle {
                     self.refuse(id, About::UNREADABLE, CallKind::Other, &overloaded())
                 } else {
                     Next::Bytes
@@ -309,13 +307,18 @@ impl Server {
             && let Role::Client(client) = &mut conn.state
         {
             client.is_last = true;
+            self.ledger.promise(client, 0);
         }
         Next::Never
     }
 
     fn push(&mut self, id: ConnId, due: Due) -> Option<u64> {
         match &mut self.reactor.get(id)?.state {
-            Role::Client(client) => Some(client.pipeline.push(due)),
+            Role::Client(client) => {
+                // It is whole, or refused: it waits for no permission to go on.
+                client.owes_continue = false;
+                Some(client.pipeline.push(due))
+            }
             Role::Link(_) => None,
         }
     }
@@ -348,6 +351,7 @@ impl Server {
             is_dialled: false,
             stage: Stage::Listening,
             heard_ms: now_ms,
+            written_bytes: 0,
         });
         self.reactor.again(id);
         Next::Handed

@@ -10,6 +10,9 @@ use crate::id::NodeId;
 use crate::op::Verb;
 use crate::wire::Class;
 
+/// A client whose output holds more than this, in bytes, is not read from.
+const OUTPUT_PAUSE_BYTES: usize = 256 * 1024;
+
 /// What a connection is.
 pub enum Role {
     /// A client's; the listener knows no other at first.
@@ -41,6 +44,8 @@ pub struct Client {
     pub phase: Phase,
     /// See `phase`.
     pub since_ms: u64,
+    /// The number of the next request, as of the last look: another request is another beginning.
+    pub next_number: u64,
     /// Bytes of the body under way that have come, as of the last look.
     pub body_bytes: u64,
     /// No further request is taken: the answer that closes is under way, or the client has ended its half.
@@ -90,6 +95,7 @@ impl Client {
             pipeline: Pipeline::default(),
             phase: Phase::Idle,
             since_ms: now_ms,
+            next_number: 0,
             body_bytes: 0,
             is_last: false,
             is_paused: false,
@@ -97,6 +103,12 @@ impl Client {
             is_surplus,
             promised_bytes: 0,
         }
+    }
+
+    /// Whether it is not to be read from until answers have left. `output_bytes`: what its output holds.
+    #[must_use]
+    pub fn must_pause(&self, output_bytes: usize, max_pipeline: usize) -> bool {
+        self.pipeline.len() >= max_pipeline || output_bytes + self.pipeline.early_bytes() > OUTPUT_PAUSE_BYTES
     }
 }
 
@@ -130,4 +142,6 @@ pub struct Link {
     pub stage: Stage,
     /// When something was last heard on it, or when it began (milliseconds of the loop's clock).
     pub heard_ms: u64,
+    /// Bytes that the kernel had taken at the last look.
+    pub written_bytes: u64,
 }

@@ -10,6 +10,7 @@ use super::lane::Stream;
 use super::turn::Server;
 use crate::config;
 use crate::id::{ConnId, LinkId, NodeId, Uuid};
+use crate::op::{Failure, Outcome};
 use crate::reactor::{Closing, Conn, Filled};
 use crate::wire::{self, Class, Hello, Message};
 
@@ -49,7 +50,8 @@ impl Server {
             self.reactor.close(conn);
         }
         for (node, class) in self.peers.due(now_ms) {
-            let link = Link { node, class, is_dialled: true, stage: Stage::Connecting, heard_ms: now_ms };
+            let link =
+                Link { node, class, is_dialled: true, stage: Stage::Connecting, heard_ms: now_ms, written_bytes: 0 };
             match self.reactor.connect(self.cluster.node(node).address, Role::Link(link)) {
                 Ok(conn) => self.peers.dialled(node, class, conn, now_ms),
                 Err(e) => {
@@ -93,6 +95,9 @@ impl Server {
             let (buffer, filled) = self.reactor.read(id, wanted);
             self.tell_time();
             let came = buffer.len() - before;
+            if came > 0 {
+                self.heard_from(id);
+            }
             let used = self.take_messages(id, buffer.data());
             let all = buffer.len();
             self.reactor.give_back(id, buffer, used.unwrap_or(all));
@@ -106,6 +111,16 @@ impl Server {
             if budget == 0 {
                 return self.reactor.again(id);
             }
+        }
+    }
+
+    /// A long frame is a sign of life before it is complete; a handshake must get on.
+    fn heard_from(&mut self, id: ConnId) {
+        let now_ms = self.now.ms();
+        if let Some(Conn { state: Role::Link(link), .. }) = self.reactor.get(id)
+            && link.stage == Stage::Up
+        {
+            link.heard_ms = now_ms;
         }
     }
 
@@ -194,10 +209,13 @@ impl Server {
         match (stage, message) {
             (Stage::Up, Message::Forward(forward)) => {
                 let draining = self.draining_until_ms.is_some();
+                let is_full = self.inflight_bytes() >= self.cluster.settings().limits.max_inflight_bytes as u64;
                 let (core, mut out) = self.core_and_sink();
                 if draining {
                     // Surely not executed: the sender waits for whoever leads next.
                     out.send(link, &Message::NotPrimary { id: forward.id, op: forward.op });
+                } else if is_full {
+                    out.send(link, &Message::Answer { id: forward.id, outcome: Outcome::Failed(Failure::Overloaded) });
                 } else {
                     core.on_forward(link, forward, &mut out);
                 }
@@ -262,7 +280,7 @@ impl Server {
         if let Some(conn) = self.reactor.get(id)
             && let Role::Link(link) = &mut conn.state
         {
-            *link = Link { node, class: hello.class, is_dialled: false, stage: Stage::Up, heard_ms: now_ms };
+            *link = Link { node, class: hello.class, stage: Stage::Up, heard_ms: now_ms, ..*link };
         }
         if let Some(older) = self.peers.accepted(node, hello.class, id) {
             self.reactor.close(older);
@@ -335,14 +353,9 @@ impl Server {
             let (_, mut out) = self.core_and_sink();
             out.send(LinkId(id), &Message::Refuse { reason, table: &mine });
             // It is closed behind this; what the kernel takes now still arrives.
-            self.send_now(id);
+            let now_ms = self.now.ms();
+            self.reactor.flush(id, now_ms);
         }
-    }
-
-    fn send_now(&mut self, id: ConnId) {
-        let now_ms = self.now.ms();
-        let _ = id;
-        self.reactor.flush_dirty(now_ms, |_| ());
     }
 
     /// Says once why there is no link with a node.

@@ -30,8 +30,9 @@ impl<A> Default for Pipeline<A> {
 impl<A: Copy> Pipeline<A> {
     /// A request came in: its number on this connection.
     pub fn push(&mut self, about: A) -> u64 {
+        let number = self.next_number();
         self.slots.push_back(Slot { about, early: None, is_answered: false });
-        self.first + self.slots.len() as u64 - 1
+        number
     }
 
     /// Answers request `number`: `render` appends the answer to `out` if it is this request's turn, followed by the
@@ -65,6 +66,12 @@ impl<A: Copy> Pipeline<A> {
         if self.slots.is_empty() && self.slots.capacity() > 16 {
             self.slots = VecDeque::new();
         }
+    }
+
+    /// The number that the next request gets: it grows with every request.
+    #[must_use]
+    pub fn next_number(&self) -> u64 {
+        self.first + self.slots.len() as u64
     }
 
     /// Requests without an answer, or whose answer waits for its turn.

@@ -8,10 +8,13 @@ use super::metrics::Metrics;
 use super::render;
 use crate::http::response::{CONTINUE, DateText, Persistence};
 use crate::id::{ConnId, LinkId, NodeId, Ticket};
-use crate::op::{Op, Outcome};
+use crate::op::{Failure, Op, Outcome};
 use crate::peers::Peers;
 use crate::reactor::{Closing, Reactor};
 use crate::wire::{self, Class, Forward, Message};
+
+/// A link whose output holds more than this part of what may be in flight takes no further request.
+const LINK_SHARE: usize = 4;
 
 /// The core's [`Sink`] over real connections.
 pub(super) struct Out<'a> {
@@ -21,12 +24,19 @@ pub(super) struct Out<'a> {
     pub ledger: &'a mut Ledger,
     pub date: &'a DateText,
     pub now_ns: u64,
-    /// A link whose output holds more takes no further request.
-    pub max_link_bytes: usize,
+    /// The bound of all bytes in flight.
+    pub max_inflight_bytes: usize,
+    /// Of them, what the core kept when this was made.
+    pub core_held_bytes: u64,
 }
 
 impl Sink for Out<'_> {
     fn answer(&mut self, ticket: Ticket, outcome: &Outcome<'_>) {
+        // How long a value is, is known only now: a small request may not bring more than there is room for.
+        let outcome = match outcome {
+            Outcome::Found { value, .. } if value.len() as u64 > self.room() => &Outcome::Failed(Failure::Overloaded),
+            fits => fits,
+        };
         match ticket {
             Ticket::Client(conn, number) => {
                 let date = self.date;
@@ -45,10 +55,12 @@ impl Sink for Out<'_> {
     fn forward(&mut self, link: LinkId, forward: &Forward<'_>) -> Option<u64> {
         let place = self.reactor.get(link.0)?.queued_bytes();
         let (out, _) = self.reactor.output(link.0)?;
-        if out.len() > self.max_link_bytes {
+        if out.len() > self.max_inflight_bytes / LINK_SHARE {
             return None;
         }
+        let queued = out.len();
         wire::encode(&Message::Forward(*forward), out);
+        self.ledger.queued_bytes += (out.len() - queued) as u64;
         Some(place)
     }
 
@@ -61,8 +73,16 @@ impl Out<'_> {
     /// Queues a message on a link, if it is still there.
     pub fn send(&mut self, link: LinkId, message: &Message<'_>) {
         if let Some((out, _)) = self.reactor.output(link.0) {
+            let queued = out.len();
             wire::encode(message, out);
+            self.ledger.queued_bytes += (out.len() - queued) as u64;
         }
+    }
+
+    /// Bytes that there is room for.
+    fn room(&self) -> u64 {
+        let held = self.reactor.held_bytes() + self.core_held_bytes + self.ledger.bytes();
+        (self.max_inflight_bytes as u64).saturating_sub(held)
     }
 
     /// Answers a client's request: `render` writes the answer once its turn has come.

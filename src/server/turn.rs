@@ -217,7 +217,8 @@ impl Server {
             ledger: &mut self.ledger,
             date: self.date.at(self.now.wall_ms / 1_000),
             now_ns: self.now.boot_ns,
-            max_link_bytes: self.cluster.settings().limits.max_inflight_bytes / 4,
+            max_inflight_bytes: self.cluster.settings().limits.max_inflight_bytes,
+            core_held_bytes: self.core.held_bytes(),
         };
         (&mut self.core, out)
     }
@@ -233,7 +234,8 @@ impl Server {
         if self.core.is_waiting() {
             next = next.min(self.next_tick_ms);
         }
-        if let Some(peers) = self.peers.next_ms() {
+        // A stopping node dials nobody.
+        if let Some(peers) = self.peers.next_ms().filter(|_| self.draining_until_ms.is_none()) {
             next = next.min(peers);
         }
         if !self.log_is_idle {
@@ -295,6 +297,7 @@ impl Server {
     /// Sends what was queued, and wakes the clients that were paused for it.
     fn send(&mut self) {
         let now_ms = self.now.ms();
+        let max_pipeline = self.cluster.settings().limits.max_pipeline;
         let mut again = Vec::new();
         self.reactor.flush_dirty(now_ms, |conn| {
             let output_bytes = conn.output_bytes();
@@ -302,7 +305,7 @@ impl Server {
                 again.push(conn.id);
             } else if let Role::Client(client) = &mut conn.state
                 && client.is_paused
-                && output_bytes <= super::client::OUTPUT_PAUSE_BYTES
+                && !client.must_pause(output_bytes, max_pipeline)
             {
                 again.push(conn.id);
             }
@@ -394,14 +397,21 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
     let output_bytes = conn.output_bytes();
     match &mut conn.state {
         Role::Link(link) => {
+            // Its beacons and their answers may stand behind bulk that is on its way.
+            if output_bytes > 0 && conn.written_bytes != link.written_bytes && link.stage == Stage::Up {
+                link.heard_ms = now_ms;
+            }
+            link.written_bytes = conn.written_bytes;
             let patience_ms = if link.stage == Stage::Up { SILENCE_MS } else { crate::peers::DIAL_MS };
             (now_ms >= link.heard_ms + patience_ms).then_some(Late::Close)
         }
         Role::Client(client) => {
             let phase = client.decoder.phase();
             let waits_for_us = !client.pipeline.is_empty() || client.is_paused || output_bytes > 0;
-            if phase != client.phase || waits_for_us {
+            let next_number = client.pipeline.next_number();
+            if phase != client.phase || next_number != client.next_number || waits_for_us {
                 client.phase = phase;
+                client.next_number = next_number;
                 client.since_ms = now_ms;
                 client.body_bytes = input_bytes;
             }
