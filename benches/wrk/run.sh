@@ -100,32 +100,32 @@ prepare() {
   trap 'rm -rf "$WORK"' EXIT
 }
 
-# Prints numbered keys without end.
-numbered_keys() { awk 'BEGIN { for (i = 1; ; i++) printf "bench:%08d\n", i }' 2>/dev/null; }
+# Prints $1 keys.
+numbered_keys() { awk -v keys="$1" 'BEGIN { for (i = 1; i <= keys; i++) printf "bench:%08d\n", i }'; }
 
-# Prints the idx of the shard that ADDRESS has a copy of.
+# Prints the idx of the shard that ADDRESS has a copy of, and the number of shards.
 own_shard() {
-  "$BIN" nodes --config "$CONFIG" -o tsv | awk -F '\t' -v address="$ADDRESS" '$4 == address { print $1 }'
+  "$BIN" nodes --config "$CONFIG" -o tsv |
+    awk -F '\t' -v address="$ADDRESS" '$4 == address { own = $1 } { last = $1 } END { print own "\t" last + 1 }'
 }
 
 # Puts KEYS keys into the file that the script reads.
 choose_keys() {
-  local shard
+  local table shard shards
   if [[ $WHICH == all ]]; then
-    { numbered_keys || true; } | head -n "$KEYS" >"$WORK/keys"
+    numbered_keys "$KEYS" >"$WORK/keys"
     return
   fi
   CONFIG=${CONFIG:-$HERE/../../sharding.toml}
-  if [[ -z $BIN ]]; then
-    BIN=${CARGO_TARGET_DIR:-$HERE/../../target}/release/dkv
-  fi
+  BIN=${BIN:-${CARGO_TARGET_DIR:-$HERE/../../target}/release/dkv}
   [[ -x $BIN ]] || fail "$BIN is not built yet: ./launch.sh builds it"
-  shard=$(own_shard) || exit 1
+  table=$(own_shard) || exit 1
+  shard=${table%%$'\t'*} shards=${table##*$'\t'}
   [[ -n $shard ]] || fail "$ADDRESS is no node of $CONFIG: give the right one in DKV_CONFIG"
-  { numbered_keys | "$BIN" where - --config "$CONFIG" 2>/dev/null || true; } |
-    awk -F '\t' -v shard="$shard" -v keys="$KEYS" '$1 == shard { print $3; if (++n == keys) exit }' >"$WORK/keys"
-  VERIFIED=$(wc -l <"$WORK/keys")
-  ((VERIFIED == KEYS)) || fail "only $VERIFIED keys of shard $shard were found"
+  # One key in `shards` is of this one, give or take: a third more are drawn than that needs.
+  numbered_keys $((KEYS * shards * 4 / 3 + 1000)) | "$BIN" where - --config "$CONFIG" |
+    awk -F '\t' -v shard="$shard" -v keys="$KEYS" '$1 == shard && n < keys { print $3; n++ }' >"$WORK/keys"
+  (($(wc -l <"$WORK/keys") == KEYS)) || fail "too few keys of shard $shard were found: this should not be"
 }
 
 # Writes every key once, and checks that all were taken.
