@@ -56,6 +56,7 @@ pub mod disk;
 pub mod files;
 mod hint;
 pub mod index;
+pub mod offline;
 mod overlay;
 mod read;
 mod rebuild;

@@ -258,7 +258,7 @@ impl<D: Disk> Store<D> {
         for n in 0..in_run {
             let is_last = n + 1 == in_run;
             let old = survey.unsealed.get(n);
-            let seq = old.map_or(Seq(1), |(found, _)| found.seq);
+            let seq = old.map_or(survey.next_seq(), |(found, _)| found.seq);
             let image = run.images.get(n).map_or(&[][..], Vec::as_slice);
             let data_end = run.ends.get(n).copied().unwrap_or(DATA_AT);
             let salt = old.map_or(1, |(_, head)| head.salt);
