@@ -344,3 +344,51 @@ fn populate_counts_what_failed() {
         assert!(cluster.bad(words).contains(says), "{words:?}: {}", cluster.bad(words));
     }
 }
+
+#[test]
+fn the_log_of_a_stopped_node_is_verified_dumped_and_cut() {
+    let cluster = Cluster::started();
+    cluster.good(&["populate.sh", "-n", "300"]);
+    let data = cluster.path("data").join(cluster.addresses[0].replace(':', "_"));
+    let log = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv"));
+        command.arg("log").args(words).arg(&data).stdin(Stdio::null()).output().unwrap()
+    };
+    let json = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    let in_use = log(&["verify"]);
+    assert_eq!((in_use.status.code(), in_use.stdout.len()), (Some(1), 0));
+    assert!(both(&in_use).starts_with("dkv: ") && both(&in_use).lines().count() == 1, "{}", both(&in_use));
+    cluster.good(&["launch.sh", "stop"]);
+
+    let sound = log(&["verify", "-o", "json"]);
+    assert!(sound.status.success(), "{}", both(&sound));
+    let end = json(&sound)["end"].as_u64().unwrap();
+    assert!(end > 100, "about half of the keys are this shard's");
+    assert!(both(&log(&["verify"])).ends_with("not damaged\n"));
+    assert_eq!(both(&log(&["cut"])), "not damaged: nothing was cut\n");
+    let dumped = log(&["dump", "-o", "json"]);
+    let records: Vec<serde_json::Value> =
+        both(&dumped).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len() as u64, end);
+    assert!(both(&log(&["dump"])).lines().all(|l| l.split('\t').count() == 5));
+
+    let victim = &records[59];
+    assert_eq!(victim["lsn"], 60);
+    let segment = data.join(victim["file"].as_str().unwrap());
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[victim["offset"].as_u64().unwrap() as usize + 60] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let damaged = log(&["verify"]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(both(&damaged).contains("is damaged at byte"), "{}", both(&damaged));
+    let dumped = log(&["dump"]);
+    assert_eq!(dumped.status.code(), Some(1));
+    assert!(both(&dumped).contains("`dkv log cut "), "{}", both(&dumped));
+    let cut = log(&["cut", "-o", "json"]);
+    assert!(cut.status.success(), "{}", both(&cut));
+    assert_eq!((json(&cut)["cut"]["end"].as_u64(), json(&cut)["cut"]["keys"].as_u64()), (Some(59), Some(59)));
+    assert!(log(&["verify"]).status.success());
+    cluster.good(&["launch.sh"]);
+    let missing = both(&cluster.run(&["populate.sh", "-n", "300", "--verify-only"]));
+    assert!(missing.contains(&format!("{} x 404", end - 59)), "{missing}");
+}

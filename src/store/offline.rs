@@ -8,7 +8,7 @@ use super::files::RealDisk;
 use super::record::{Kind, put};
 use super::recovery::{self, Found, OpenError, Run, Stop, Survey, read_file};
 use super::scan::Scan;
-use super::segment::{DATA_AT, Head, Seal, Seq};
+use super::segment::{Head, Seal, Seq};
 use super::{Corruption, Options, SmallState, rebuild};
 use crate::id::{Epoch, Lsn};
 use serde::Serialize;
@@ -430,6 +430,7 @@ fn read_segment(scan: &mut Scan<'_>, image: &[u8], seal: Option<Seal>, head: &He
 mod tests {
     use super::*;
     use crate::id::Uuid;
+    use crate::store::segment::DATA_AT;
     use crate::store::{Event, Prior, Probe, Store};
     use std::net::SocketAddr;
 
@@ -437,8 +438,7 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let disk = RealDisk::start(DataDir::open(path, address).unwrap(), || ()).unwrap();
         let options = Options { segment_bytes: 256 << 10, ..Options::default() };
-        let (mut store, _) =
-            Store::open(disk, options, || SmallState::new(address, Uuid(1), Uuid(2), 3)).unwrap();
+        let (mut store, _) = Store::open(disk, options, || SmallState::new(address, Uuid(1), Uuid(2), 3)).unwrap();
         store.commit(store.durable());
         store
     }
@@ -461,6 +461,8 @@ mod tests {
         }
         store.close().unwrap();
     }
+
+    type Harm = (&'static str, fn(&Path));
 
     fn flip(path: &Path, seq: u64, at: u64) {
         let name = path.join(Seq(seq).log_name());
@@ -517,7 +519,7 @@ mod tests {
 
     #[test]
     fn a_log_is_cut_where_a_file_is_missing_or_its_head_or_seal_is_damaged() {
-        let damages: [(&str, fn(&Path)); 3] = [
+        let damages: [Harm; 3] = [
             ("missing", |path| std::fs::remove_file(path.join(Seq(2).log_name())).unwrap()),
             ("head", |path| flip(path, 2, 20)),
             ("seal", |path| flip(path, 2, Seal::AT + 20)),
@@ -546,5 +548,42 @@ mod tests {
         let cut = cut(tmp.path()).unwrap().unwrap();
         assert!((10..20).contains(&cut.end), "{cut:?}");
         keys_upto(tmp.path(), cut.end);
+    }
+
+    #[test]
+    fn a_log_is_cut_where_a_compacted_segment_is_damaged() {
+        let tmp = tempfile::tempdir().unwrap();
+        fill(tmp.path(), 300);
+        // The first two thirds are overwritten but for each fifth key, so that compaction makes less of them.
+        let mut store = open(tmp.path());
+        for n in (1..=200_u64).filter(|n| n % 5 != 0) {
+            let key = n.to_le_bytes();
+            let Probe::Present { prior, .. } = store.probe(&key, None) else { panic!("{n} is absent") };
+            store.stage(Epoch(1), Kind::Set, &key, &[8; 900], 0, prior).unwrap();
+            store.write_turn().unwrap();
+            while store.durable() < store.end() || store.background(1 << 20).unwrap() {
+                if let Some(Event::Durable(upto)) = store.poll().unwrap() {
+                    store.commit(upto);
+                }
+            }
+        }
+        store.close().unwrap();
+        let compacted = verify(tmp.path()).unwrap().segments.iter().position(|s| s.compacted).unwrap();
+        let segment = verify(tmp.path()).unwrap().segments[compacted].clone();
+        assert!(segment.records > 8, "{segment:?}");
+        let name = tmp.path().join(&segment.file);
+        let mut bytes = std::fs::read(&name).unwrap();
+        bytes[DATA_AT as usize + 5 * 1048 + 99] ^= 1;
+        std::fs::write(&name, &bytes).unwrap();
+        let damage = verify(tmp.path()).unwrap().damage.unwrap();
+        assert_eq!((&damage.file, damage.offset), (&segment.file, DATA_AT + 5 * 1048));
+        let cut = cut(tmp.path()).unwrap().unwrap();
+        assert!(cut.end >= segment.first && cut.end < segment.last && cut.keys >= 5, "{cut:?}");
+        assert_eq!(std::fs::read(tmp.path().join(&cut.kept_aside[0])).unwrap(), bytes);
+        let found = verify(tmp.path()).unwrap();
+        assert_eq!((found.damage, found.end), (None, cut.end));
+        let mut store = open(tmp.path());
+        assert_eq!(store.keys(), cut.keys);
+        assert!(matches!(store.get(&5_u64.to_le_bytes(), None), crate::store::Lookup::Found { .. }));
     }
 }

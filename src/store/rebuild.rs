@@ -65,6 +65,9 @@ pub(super) fn rebuild<D: Disk>(
         Err(Stop::Error(error)) => return Err(error),
     }
     store.persist_at_start()?;
+    if store.health.is_none() {
+        store.regrow_spare()?;
+    }
     report.segments = store.segments.order().len() as u64;
     report.keys = store.keys;
     report.end = store.log.end;
@@ -120,6 +123,9 @@ impl<D: Disk> Store<D> {
         for (found, head, seal) in &survey.sealed {
             let (slot, source) = self.load_sealed(found, head, seal, run.committed, &mut uncommitted, report)?;
             sources.push((slot, source));
+        }
+        if let Some((found, head, seal)) = survey.sealed.last() {
+            self.seal_anew(found.file, head, seal)?;
         }
         (report.torn_bytes, report.records) = (run.torn_bytes, run.end.0 - survey.sealed_end().0);
         self.rewrite_unsealed(survey, run, &mut sources, &mut uncommitted)?;
@@ -192,6 +198,17 @@ impl<D: Disk> Store<D> {
             self.write_hint(slot, &all).map_err(OpenError::from)?;
         }
         Ok((slot, Source::Memory(to_index)))
+    }
+
+    /// The last seal may be in the page cache only: a crash came before its sync was done, or the sync failed. Nothing
+    /// must be built upon it before it is durable, and a page whose sync failed is written only if it is changed anew.
+    /// Of the seals before it that is known: the successor of each was synced.
+    fn seal_anew(&mut self, file: FileId, head: &Head, seal: &Seal) -> Result<(), OpenError> {
+        let io = |e| OpenError::Io("sealing a segment of the log anew", e);
+        self.disk.write(file, Seal::AT, &[IoSlice::new(&seal.encode(head.salt))]).map_err(io)?;
+        let op = self.disk.start_sync(Lane::Data, file);
+        wait_for(&mut self.disk, op).map_err(io)?;
+        Ok(())
     }
 
     fn open_hint(&mut self, head: &Head, seal: &Seal) -> io::Result<Option<HintFile>> {
@@ -340,8 +357,14 @@ impl<D: Disk> Store<D> {
         let end = DATA_AT + 2 * record::MARK_BYTES as u64 + bytes.len() as u64;
         let name = head.seq.temporary_name();
         let io = |e| OpenError::Io("writing the log anew", e);
-        let (file, reserved) =
-            self.create_at_start(&name, end.next_multiple_of(512)).map_err(io)?.ok_or(OpenError::Full)?;
+        // Room for deletes, should the disk be full; but a start must not fail for that.
+        let room = if is_last { self.options.step_bytes() } else { 0 };
+        let exact = end.next_multiple_of(512);
+        let created = match self.create_at_start(&name, exact + room).map_err(io)? {
+            None if room > 0 => self.create_at_start(&name, exact).map_err(io)?,
+            created => created,
+        };
+        let (file, reserved) = created.ok_or(OpenError::Full)?;
         let mark = |last: Lsn| Mark { last, synced: last, committed: committed.min(last) };
         let mut start = vec![0; DATA_AT as usize];
         record::put(&mut start, 0, &head.encode());
