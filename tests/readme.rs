@@ -8,6 +8,9 @@ fn the_reference_has_every_setting_with_its_default() {
     let mut table = String::new();
     let mut told = Vec::new();
     for line in include_str!("../README.md").lines() {
+        if line.starts_with("## ") {
+            table.clear();
+        }
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let Some(name) = cells.get(1) else { continue };
         if let Some(head) = name.strip_prefix("**[").and_then(|n| n.strip_suffix("]**")) {
