@@ -7,5 +7,6 @@
 pub mod dice;
 pub mod driver;
 pub mod faulty_disk;
+pub mod cluster;
 pub mod http;
 pub mod process;
