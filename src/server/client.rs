@@ -332,6 +332,7 @@ impl Server {
             stage: Stage::Listening,
             heard_ms: now_ms,
         });
+        self.links += 1;
         self.reactor.again(id);
         Next::Handed
     }
