@@ -84,6 +84,12 @@ fn play(cluster: &Cluster, node: usize, key: &str) -> Vec<Response> {
             Some(body) => client.call_with(&line, &headers, body),
             None => client.call(&line, &headers),
         };
+        // The tag is the one thing that must differ between two keys; that it is the right one is looked at here.
+        let mut answer = answer;
+        if answer.status == 412 && present.status == 200 {
+            assert_eq!(answer.header("etag"), Some(&*tag), "{line}");
+            answer.body = answer.text().replace(&tag, "TAG").replace(tag.trim_matches('"'), "TAG").into();
+        }
         let after = look.call(&format!("HEAD /get?key={key}"), "");
         match answer.header("etag") {
             Some(told) => assert_eq!(Some(told), after.header("etag"), "{line} {answer:?}"),
@@ -107,7 +113,12 @@ fn an_answer_is_the_same_whichever_node_is_asked() {
             let forwarded = play(&cluster, node, &cluster.key(shard, node));
             for ((call, own), forwarded) in CALLS.iter().zip(&own).zip(&forwarded) {
                 assert_eq!(own.header("etag").is_some(), forwarded.header("etag").is_some(), "{call:?}");
-                assert_eq!(own.clone().timeless(), forwarded.clone().timeless(), "{call:?}");
+                let same = |answer: &Response| {
+                    let mut answer = answer.clone().timeless();
+                    answer.headers.retain(|(name, _)| name != "content-length" || answer.status != 412);
+                    answer
+                };
+                assert_eq!(same(own), same(forwarded), "{call:?}");
             }
         }
     }
@@ -216,9 +227,8 @@ fn pipelined_requests_of_all_shards_are_answered_in_their_order() {
 fn many_requests_under_way_on_one_link_each_get_their_own_answer() {
     let cluster = Cluster::started(2, 1, "");
     let keys: Vec<String> = (0..48).map(|n| cluster.key(1, n)).collect();
-    set(&mut cluster.client(0), "warm", b"");
     for key in &keys {
-        is(&set(&mut cluster.client(1), &key.clone(), key.as_bytes()), 201, b"OK\n");
+        is(&set(&mut cluster.client(0), key, key.as_bytes()), 201, b"OK\n");
     }
     // While the primary stands still, reads, writes and refusals of many clients gather on the link; the reads and the
     // refusals are answered before the writes, which wait for their sync.
@@ -229,13 +239,15 @@ fn many_requests_under_way_on_one_link_each_get_their_own_answer() {
         match n % 4 {
             0 => client.send(&request(&format!("PUT /set?key={key}"), format!("new {key}").as_bytes())),
             1 => client.send(format!("GET /get?key={key} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()),
-            2 => client.send(format!("POST /update?key={key}-none&value=x HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()),
+            2 => client
+                .send(format!("POST /update?key={key}-none&value=x HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()),
             _ => client.send(format!("DELETE /delete?key={key} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()),
         }
     }
-    let absent = keys.iter().enumerate().filter(|(n, key)| {
-        n % 4 == 2 && cluster.shard_of(format!("{key}-none").as_bytes()) == 0
-    });
+    let absent = keys
+        .iter()
+        .enumerate()
+        .filter(|(n, key)| n % 4 == 2 && cluster.shard_of(format!("{key}-none").as_bytes()) == 0);
     let local = absent.count() as f64;
     cluster.wait_for_metric(0, "dkv_forwards_sent_total", before + keys.len() as f64 - local);
     cluster.thaw(1);

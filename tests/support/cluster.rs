@@ -120,6 +120,18 @@ impl Cluster {
         assert!(before.is_none(), "node {node} runs already");
     }
 
+    /// Waits until the node's process has begun to work on its data directory.
+    pub fn wait_for_start(&self, node: usize) {
+        let fds = format!("/proc/{}/fd", self.pid(node).as_raw_nonzero());
+        let data = self.data(node);
+        let works = |entry: std::io::Result<fs::DirEntry>| {
+            entry.and_then(|entry| fs::read_link(entry.path())).is_ok_and(|target| target.starts_with(&data))
+        };
+        while !fs::read_dir(&fds).is_ok_and(|mut fds| fds.any(works)) {
+            thread::yield_now();
+        }
+    }
+
     /// Waits until the node answers at all, ready or not.
     pub fn wait_until_alive(&self, node: usize) {
         self.wait_for(node, "GET /livez");

@@ -208,10 +208,15 @@ impl Client {
 
     /// Waits until the server has given the connection up, without reading from it.
     pub fn wait_until_dropped(&self) {
-        let (own, server) = (self.stream.local_addr().unwrap().port(), self.stream.peer_addr().unwrap().port());
-        while sockets().contains(&(server, own, ESTABLISHED.to_owned())) {
+        while self.is_open_at_the_server() {
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether the server still holds the connection; reads nothing from it.
+    pub fn is_open_at_the_server(&self) -> bool {
+        let (own, server) = (self.stream.local_addr().unwrap().port(), self.stream.peer_addr().unwrap().port());
+        sockets().contains(&(server, own, ESTABLISHED.to_owned()))
     }
 }
 
