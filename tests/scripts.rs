@@ -2,16 +2,19 @@
 //! and ports.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by its place")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use support::process::free_address;
 
 /// Two shards of two nodes, all on this host.
 struct Cluster {
@@ -62,6 +65,7 @@ impl Cluster {
     fn good(&self, words: &[&str]) -> String {
         let output = self.run(words);
         assert!(output.status.success(), "{words:?}: {}\n{}", output.status, both(&output));
+        assert!(!both(&output).contains("is killed"), "a healthy node stops by itself: {}", both(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -106,19 +110,6 @@ fn runs(pid: i32, address: &str) -> bool {
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
-
-/// An address that nobody listens on: below the range of outgoing connections, and each one once in a process.
-fn free_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let offset = (std::process::id().wrapping_mul(101) as u16).wrapping_add(step) % 15_000;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 15_000 + offset));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
 }
 
 #[test]
@@ -238,7 +229,8 @@ fn only_processes_that_are_the_node_are_ended() {
 #[test]
 fn run_stays_in_the_foreground_and_ends_all_nodes_with_itself() {
     let cluster = Cluster::new();
-    let mut run = cluster.command("launch.sh").arg("run").stdout(Stdio::piped()).spawn().unwrap();
+    let mut run = cluster.command("launch.sh");
+    let mut run = run.arg("run").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.starts_with("Ctrl-C stops all nodes.")));
     assert_eq!(cluster.pids().len(), 4);
@@ -249,7 +241,8 @@ fn run_stays_in_the_foreground_and_ends_all_nodes_with_itself() {
     cluster.good(&["launch.sh", "restart", victim]);
     signal(run.id() as i32, Signal::TERM);
     assert_eq!(lines.filter(|line| line.starts_with("stopped ")).count(), 4, "the one brought back, too");
-    assert!(run.wait().unwrap().success());
+    let ended = run.wait_with_output().unwrap();
+    assert!(ended.status.success() && !both(&ended).contains("is killed"), "{}", both(&ended));
     assert_eq!(cluster.pids().len(), 0);
 }
 
@@ -350,4 +343,52 @@ fn populate_counts_what_failed() {
     ] {
         assert!(cluster.bad(words).contains(says), "{words:?}: {}", cluster.bad(words));
     }
+}
+
+#[test]
+fn the_log_of_a_stopped_node_is_verified_dumped_and_cut() {
+    let cluster = Cluster::started();
+    cluster.good(&["populate.sh", "-n", "300"]);
+    let data = cluster.path("data").join(cluster.addresses[0].replace(':', "_"));
+    let log = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv"));
+        command.arg("log").args(words).arg(&data).stdin(Stdio::null()).output().unwrap()
+    };
+    let json = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    let in_use = log(&["verify"]);
+    assert_eq!((in_use.status.code(), in_use.stdout.len()), (Some(1), 0));
+    assert!(both(&in_use).starts_with("dkv: ") && both(&in_use).lines().count() == 1, "{}", both(&in_use));
+    cluster.good(&["launch.sh", "stop"]);
+
+    let sound = log(&["verify", "-o", "json"]);
+    assert!(sound.status.success(), "{}", both(&sound));
+    let end = json(&sound)["end"].as_u64().unwrap();
+    assert!(end > 100, "about half of the keys are this shard's");
+    assert!(both(&log(&["verify"])).ends_with("not damaged\n"));
+    assert_eq!(both(&log(&["cut"])), "not damaged: nothing was cut\n");
+    let dumped = log(&["dump", "-o", "json"]);
+    let records: Vec<serde_json::Value> =
+        both(&dumped).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len() as u64, end);
+    assert!(both(&log(&["dump"])).lines().all(|l| l.split('\t').count() == 5));
+
+    let victim = &records[59];
+    assert_eq!(victim["lsn"], 60);
+    let segment = data.join(victim["file"].as_str().unwrap());
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[victim["offset"].as_u64().unwrap() as usize + 60] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let damaged = log(&["verify"]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(both(&damaged).contains("is damaged at byte"), "{}", both(&damaged));
+    let dumped = log(&["dump"]);
+    assert_eq!(dumped.status.code(), Some(1));
+    assert!(both(&dumped).contains("`dkv log cut "), "{}", both(&dumped));
+    let cut = log(&["cut", "-o", "json"]);
+    assert!(cut.status.success(), "{}", both(&cut));
+    assert_eq!((json(&cut)["cut"]["end"].as_u64(), json(&cut)["cut"]["keys"].as_u64()), (Some(59), Some(59)));
+    assert!(log(&["verify"]).status.success());
+    cluster.good(&["launch.sh"]);
+    let missing = both(&cluster.run(&["populate.sh", "-n", "300", "--verify-only"]));
+    assert!(missing.contains(&format!("{} x 404", end - 59)), "{missing}");
 }

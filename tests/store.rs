@@ -4,8 +4,10 @@
 
 mod support;
 
+use dkv::id::Lsn;
+use dkv::store::{Kind, Options, record};
 use support::dice::Dice;
-use support::driver::{Driver, Halt, Load};
+use support::driver::{Driver, Halt, Load, Write};
 use support::faulty_disk::Fault;
 
 fn open(driver: &mut Driver) {
@@ -168,5 +170,153 @@ fn keys_overwritten_for_ever_take_twice_their_bytes_and_two_segments() {
         driver.kill();
         open(&mut driver);
         driver.check_disk_use();
+    }
+}
+
+#[test]
+fn ever_new_keys_set_and_deleted_take_no_room_in_the_end() {
+    // Above nothing, and above much that is old and live: its tombstones have to wait for what is older.
+    for base in [0, 2000] {
+        let mut driver = Driver::new(base, Load { polls: 16, most_of_a_turn: 20, ..Load::default() });
+        open(&mut driver);
+        for n in 0..base {
+            let write = Write { kind: Kind::Set, key: format!("base {n}").into_bytes(), value: vec![1; 400] };
+            while !driver.write(write.clone()).unwrap_or_else(|halt| panic!("{halt:?}")) {
+                let settled = driver.settle();
+                expect(settled, &mut driver);
+            }
+        }
+        let settled = driver.settle();
+        expect(settled, &mut driver);
+        (driver.load.keys, driver.load.delete_once_in, driver.load.longest_value) = (0, 2, 600);
+        for turn in 0..3000 {
+            let turned = driver.turn();
+            expect(turned, &mut driver);
+            if turn % 4 == 0 {
+                driver.check_disk_use();
+            }
+        }
+        let stats = driver.store().stats();
+        assert!(driver.store().small_state().tombstone_floor > Lsn::ZERO);
+        let index_entries_per_key = stats.index_entries as f64 / driver.store().keys() as f64;
+        assert!(index_entries_per_key < 2.0, "{stats:?}, {} keys", driver.store().keys());
+        driver.lose_power(1);
+        open(&mut driver);
+        let checked = driver.check_all();
+        expect(checked, &mut driver);
+    }
+}
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key {n}").into_bytes()
+}
+
+#[test]
+fn a_full_disk_refuses_sets_goes_on_with_the_rest_and_recovers() {
+    for seed in 0..5 {
+        let load = Load { keys: 300, longest_value: 3000, delete_once_in: 1000, polls: 8, ..Load::default() };
+        let mut driver = Driver::new(seed, load);
+        open(&mut driver);
+        let ran = driver.run(100);
+        expect(ran, &mut driver);
+        driver.machine.set_capacity(driver.machine.used_bytes() + 100_000);
+        // New keys until there is no room.
+        driver.load.keys = 0;
+        while driver.refused_full == 0 {
+            let turned = driver.turn();
+            expect(turned, &mut driver);
+        }
+        let settled = driver.settle();
+        expect(settled, &mut driver);
+        // Reads and deletes go on, through a crash, too.
+        driver.lose_power(seed);
+        open(&mut driver);
+        let checked = driver.check_all();
+        expect(checked, &mut driver);
+        let full_before = driver.refused_full;
+        for n in 0..60 {
+            let delete = Write { kind: Kind::Delete, key: key(n), value: Vec::new() };
+            let deleted = driver.write(delete);
+            assert!(deleted.is_ok() && driver.refused_full == full_before, "seed {seed}, delete {n}: {deleted:?}");
+            if n % 4 == 0 {
+                let settled = driver.settle();
+                expect(settled, &mut driver);
+            }
+        }
+        // What was deleted makes room.
+        for n in 60..250 {
+            let delete = Write { kind: Kind::Delete, key: key(n), value: Vec::new() };
+            driver.write(delete).unwrap_or_else(|halt| panic!("{halt:?}"));
+            let settled = driver.settle();
+            expect(settled, &mut driver);
+        }
+        let set = Write { kind: Kind::Set, key: b"after".to_vec(), value: vec![1; 500] };
+        assert!(driver.write(set).unwrap_or(false), "seed {seed}: {:?}", driver.store().stats());
+        let settled = driver.settle();
+        expect(settled, &mut driver);
+        // And so does a larger disk.
+        driver.machine.set_capacity(u64::MAX);
+        driver.refused_full = 0;
+        let ran = driver.run(100);
+        expect(ran, &mut driver);
+        assert_eq!(driver.refused_full, 0);
+        let checked = driver.check_all();
+        expect(checked, &mut driver);
+    }
+}
+
+#[test]
+fn too_much_that_is_not_committed_is_refused_as_busy() {
+    let options = Options { overlay_bytes: 10_000, segment_bytes: 256 << 10, ..Options::default() };
+    let mut driver = Driver::new(1, Load { options, ..Load::default() });
+    open(&mut driver);
+    let set = |n: u64, bytes: usize| Write { kind: Kind::Set, key: key(n), value: vec![1; bytes] };
+    // A record of any length can be taken when nothing is pending.
+    assert!(driver.write(set(0, 20_000)).unwrap());
+    assert!(!driver.write(set(1, 1)).unwrap());
+    assert_eq!(driver.refused_busy, 1);
+    let settled = driver.settle();
+    expect(settled, &mut driver);
+    assert!((0..3).all(|n| driver.write(set(n, 3_000)).unwrap()));
+    assert!(!driver.write(set(4, 3_000)).unwrap());
+}
+
+#[test]
+fn one_sync_serves_all_that_was_written_while_the_one_before_was_under_way() {
+    let mut driver = Driver::new(1, Load::default());
+    open(&mut driver);
+    for n in 0..10 {
+        assert!(driver.write(Write { kind: Kind::Set, key: key(n), value: vec![1; 10] }).unwrap());
+        driver.store().write_turn().unwrap();
+        assert_eq!(driver.store().syncs().started, 1);
+    }
+    while driver.acked < 10 {
+        driver.poll().unwrap();
+    }
+    assert_eq!((driver.store().syncs().started, driver.store().syncs().completed), (2, 2));
+    // One mark says so, once.
+    driver.store().mark_idle().unwrap();
+    assert_eq!(driver.store().syncs().started, 3);
+    while driver.store().syncs().completed < 3 {
+        driver.poll().unwrap();
+    }
+    driver.store().mark_idle().unwrap();
+    assert_eq!(driver.store().syncs().started, 3);
+}
+
+#[test]
+fn staged_bytes_are_the_turns_records_and_nothing_else() {
+    let mut driver = Driver::new(1, Load::default());
+    open(&mut driver);
+    for turn in 0..3 {
+        for n in 0..2 {
+            let value = vec![n as u8; 100];
+            assert!(driver.write(Write { kind: Kind::Set, key: key(n), value }).unwrap());
+        }
+        driver.store().write_turn().unwrap();
+        let bytes = driver.store().staged_bytes().to_vec();
+        let (first, taken) = record::decode(&bytes).unwrap();
+        let (second, rest) = record::decode(&bytes[taken..]).unwrap();
+        assert_eq!((first.lsn, second.lsn, taken + rest), (Lsn(2 * turn + 1), Lsn(2 * turn + 2), bytes.len()));
     }
 }

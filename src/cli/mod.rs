@@ -3,6 +3,7 @@
 
 mod check;
 mod client;
+mod log;
 mod nodes;
 mod output;
 mod serve;
@@ -45,6 +46,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Tell which shard, and which nodes, a key belongs to
     Where(whereis::WhereArgs),
+    /// Check, print or cut the log of a stopped node
+    Log(log::LogArgs),
 }
 
 /// The file that most commands read.
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Nodes(args) => nodes::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Where(args) => whereis::run(&args),
+        Command::Log(args) => log::run(&args),
     };
     match done {
         Ok(code) => code,
@@ -105,8 +109,11 @@ mod tests {
         let mut cli = super::Cli::command();
         cli.clone().debug_assert();
         for command in cli.get_subcommands_mut() {
-            let help = command.render_long_help().to_string();
-            assert!(help.contains("Examples:"), "{help}");
+            let nested = command.get_subcommands().cloned().collect::<Vec<_>>();
+            for mut command in nested.into_iter().chain([command.clone()]) {
+                let help = command.render_long_help().to_string();
+                assert!(help.contains("Examples:"), "{help}");
+            }
         }
     }
 }

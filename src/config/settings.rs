@@ -32,7 +32,7 @@ pub struct Settings {
 pub struct Limits {
     /// The longest key, in bytes after decoding. Default 4096; 1 to 16384.
     pub max_key_bytes: usize,
-    /// The longest value, in bytes. Default 1 MiB; 1 to 64 MiB, and at most `store.segment_bytes`.
+    /// The longest value, in bytes. Default 1 MiB; 1 to 64 MiB.
     pub max_value_bytes: usize,
     /// The longest request head, the target included, in bytes. Default 32 KiB; 1 KiB to 1 MiB.
     pub max_head_bytes: usize,
@@ -73,9 +73,11 @@ pub struct Store {
     /// Where the nodes' data directories lie, one a node, named after its address; relative to the working
     /// directory of the process. Default `data`.
     pub directory: String,
-    /// Size of one file of the log, in bytes. Default 64 MiB; 64 KiB to 64 MiB.
+    /// What the log may take on disk beside twice its live records is twice this, in bytes, as long as no record is
+    /// longer than a sixteenth of it; a file of the log is closed at a quarter. Default 64 MiB; 256 KiB to 256 MiB, a
+    /// multiple of 4096.
     pub segment_bytes: u64,
-    /// Segments are compacted from this share of dead bytes on, in percent. Default 40; 1 to 90.
+    /// Compaction begins when more than this share of the log's closed files is dead, in percent. Default 40; 5 to 45.
     pub compact_dead_percent: u32,
 }
 
@@ -167,8 +169,8 @@ pub(super) fn read(root: &DeTable<'_>, report: &mut Report<'_>) -> (Settings, Ve
 
     let mut table = Section::open("store", root, report, &mut origins);
     table.text("directory", &mut store.directory, directory);
-    table.number("segment_bytes", &mut store.segment_bytes, 64 * KIB as u64..=64 * MIB as u64);
-    table.number("compact_dead_percent", &mut store.compact_dead_percent, 1..=90);
+    table.number("segment_bytes", &mut store.segment_bytes, 256 * KIB as u64..=256 * MIB as u64);
+    table.number("compact_dead_percent", &mut store.compact_dead_percent, 5..=45);
     table.close();
 
     let mut table = Section::open("http", root, report, &mut origins);
@@ -180,25 +182,20 @@ pub(super) fn read(root: &DeTable<'_>, report: &mut Report<'_>) -> (Settings, Ve
     (settings, origins)
 }
 
-/// Rules between two settings.
+/// The rules that a range cannot say.
 fn check_together(settings: &Settings, root: &DeTable<'_>, report: &mut Report<'_>) {
     let Settings { limits, store, .. } = settings;
-    let place = |a: (&str, &str), b: (&str, &str)| span_of(root, a).or_else(|| span_of(root, b)).unwrap_or(0..0);
-    let value = ("limits", "max_value_bytes");
-    if limits.max_value_bytes as u64 > store.segment_bytes {
+    if !store.segment_bytes.is_multiple_of(4096) {
         report.error(
-            place(("store", "segment_bytes"), value),
-            format!(
-                "a value of limits.max_value_bytes = {} does not fit a segment of store.segment_bytes = {}",
-                limits.max_value_bytes, store.segment_bytes
-            ),
-            "raise store.segment_bytes, or lower limits.max_value_bytes",
+            span_of(root, "store", "segment_bytes"),
+            format!("store.segment_bytes: {} is not a multiple of 4096", store.segment_bytes),
+            format!("the next is {}", store.segment_bytes.next_multiple_of(4096)),
         );
     }
     let largest = limits.max_value_bytes + limits.max_head_bytes;
     if limits.max_inflight_bytes < 2 * largest {
         report.error(
-            place(("limits", "max_inflight_bytes"), value),
+            span_of(root, "limits", "max_inflight_bytes"),
             format!(
                 "limits.max_inflight_bytes = {} has no room for two of the largest requests \
                  (max_value_bytes + max_head_bytes = {largest})",
@@ -209,8 +206,11 @@ fn check_together(settings: &Settings, root: &DeTable<'_>, report: &mut Report<'
     }
 }
 
-fn span_of(root: &DeTable<'_>, (table, name): (&str, &str)) -> Option<Range<usize>> {
-    Some(root.get(table)?.get_ref().get(name)?.span())
+/// The place of a setting, or else of its table, which a rule can only be broken by having.
+fn span_of(root: &DeTable<'_>, table: &str, name: &str) -> Range<usize> {
+    let table = root.get(table);
+    let setting = table.and_then(|t| t.get_ref().get(name));
+    setting.or(table).map_or(0..0, Spanned::span)
 }
 
 /// One table of settings while it is read: remembers which names it has, so that the others can be told.

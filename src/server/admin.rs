@@ -224,8 +224,8 @@ fn metrics_text(server: &mut Server) -> String {
         Gauge::counter("dkv_cold_reads_total", "Reads that went to the disk.", counters.cold_reads),
         Gauge::new(
             "dkv_inflight_bytes",
-            "Bytes held in buffers and kept requests.",
-            (server.reactor.held_bytes() + server.core.held_bytes()) as f64,
+            "Bytes in buffers and kept requests, and of bodies let in (limits.max_inflight_bytes).",
+            server.inflight_bytes() as f64,
         ),
     ];
     gauges.extend(super::process::gauges(server.started_wall_ms));

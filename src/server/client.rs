@@ -11,7 +11,7 @@ use super::metrics::CallKind;
 use super::render::{self, About};
 use super::turn::Server;
 use crate::http::response::{CONTINUE, ContentType, write_switching_protocols};
-use crate::http::{BodyKind, Decoder, Head, Step};
+use crate::http::{BodyKind, Decoder, Head, Phase, Step};
 use crate::id::{ConnId, NodeId, Ticket};
 use crate::op::{Failure, Outcome, Verb};
 use crate::reactor::{Buffer, Closing, Filled};
@@ -86,6 +86,7 @@ impl Server {
             self.reactor.give_back(id, buffer, used);
             match (filled, next) {
                 (Filled::Gone, _) => return self.reactor.close(id),
+                (Filled::Ended, Next::Paused) => return self.read_later(id),
                 (_, Next::Paused | Next::Handed) => return,
                 (_, Next::Never) => return self.drop_input(id),
                 (Filled::Ended, _) => return self.end_of_input(id),
@@ -96,6 +97,13 @@ impl Server {
             if budget == 0 {
                 return self.reactor.again(id);
             }
+        }
+    }
+
+    /// The end of the input was seen while the connection is paused: to be seen again when it goes on.
+    fn read_later(&mut self, id: ConnId) {
+        if let Some(conn) = self.reactor.get(id) {
+            conn.readable = true;
         }
     }
 
@@ -150,6 +158,8 @@ impl Server {
     fn take_requests(&mut self, id: ConnId, buffer: &mut Buffer) -> (usize, Next) {
         let Some(conn) = self.reactor.get(id) else { return (0, Next::Never) };
         let Role::Client(client) = &mut conn.state else { return (0, Next::Never) };
+        // What was promised is counted anew behind what has come.
+        self.ledger.promise(client, 0);
         let mut decoder = std::mem::take(&mut client.decoder);
         let mut used = 0;
         let next = loop {
@@ -164,6 +174,8 @@ impl Server {
         if let Some(conn) = self.reactor.get(id)
             && let Role::Client(client) = &mut conn.state
         {
+            let left = buffer.len() - used;
+            self.ledger.promise(client, decoder.wanted().saturating_sub(left) as u64);
             client.decoder = decoder;
             client.is_paused = matches!(next, Next::Paused);
         }
@@ -181,14 +193,19 @@ impl Server {
     }
 
     fn take_request(&mut self, id: ConnId, decoder: &mut Decoder, buffer: &mut Buffer, used: &mut usize) -> Next {
-        let held_bytes = self.reactor.held_bytes() + self.core.held_bytes();
-        let room = (self.cluster.settings().limits.max_inflight_bytes as u64).saturating_sub(held_bytes);
+        let most = self.cluster.settings().limits.max_inflight_bytes as u64;
+        let room = most.saturating_sub(self.inflight_bytes() + buffer.len() as u64);
         let mut scratch = std::mem::take(&mut self.scratch);
         let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits);
         let next = match step {
             Step::Partial(keep) => {
                 buffer.truncate(*used + keep);
-                Next::Bytes
+                // A body of known length has its room; a head, or a body in chunks, takes it as it comes.
+                if room == 0 && decoder.wanted() == 0 && decoder.phase() != Phase::Idle {
+                    self.refuse(id, About::UNREADABLE, CallKind::Other, &overloaded())
+                } else {
+                    Next::Bytes
+                }
             }
             Step::Head(head) => self.on_head(id, &head, room),
             Step::Reject(reject) => self.refuse(id, About::UNREADABLE, CallKind::Other, &reject.into()),

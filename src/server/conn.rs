@@ -53,6 +53,34 @@ pub struct Client {
     pub owes_continue: bool,
     /// Above `limits.max_connections`: only a peer may use it.
     pub is_surplus: bool,
+    /// Bytes of the body under way that are still to come, as counted in [`Ledger::promised_bytes`].
+    pub promised_bytes: u64,
+}
+
+/// Bytes that are in flight, but in no connection's buffers: with those they make up what
+/// `limits.max_inflight_bytes` bounds.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Of bodies that were let in and are still to come.
+    pub promised_bytes: u64,
+    /// Of answers that wait for their turn.
+    pub early_bytes: u64,
+    /// Of answers that were queued in this turn; once sent, or not, the buffers show them.
+    pub queued_bytes: u64,
+}
+
+impl Ledger {
+    /// All of them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.promised_bytes + self.early_bytes + self.queued_bytes
+    }
+
+    /// A client's body has so many bytes to come now.
+    pub fn promise(&mut self, client: &mut Client, bytes: u64) {
+        self.promised_bytes = self.promised_bytes - client.promised_bytes + bytes;
+        client.promised_bytes = bytes;
+    }
 }
 
 impl Client {
@@ -70,6 +98,7 @@ impl Client {
             is_paused: false,
             owes_continue: false,
             is_surplus,
+            promised_bytes: 0,
         }
     }
 }

@@ -11,17 +11,18 @@ use fnv::FnvHashMap;
 use slab::Slab;
 
 use super::execute::Executed;
+use super::forward::Sent;
 use super::lane::{Asked, Lane, LaneKey, Parked, Stream, Target, Wait};
 use crate::config::Cluster;
 use crate::id::{LinkId, NodeId, Now, ShardId, Ticket};
 use crate::node::Barrier;
 use crate::node::copy::{Copy, NotServing};
 use crate::node::directory::Directory;
-use crate::op::{Condition, Failure, Op, Outcome, Verb};
+use crate::op::{Failure, Op, Outcome};
 use crate::router::Router;
 use crate::store::disk::{Disk, OpId};
 use crate::store::{Arrived, Event, Fatal, PersistId, Store};
-use crate::wire::{Forward, Message, Status};
+use crate::wire::{Forward, Status};
 
 /// Where what the core decides goes: to the sockets, or to a simulation's.
 pub trait Sink {
@@ -36,28 +37,13 @@ pub trait Sink {
     fn want(&mut self, node: NodeId);
 }
 
-/// A request that was sent to another node and is not answered.
-#[derive(Debug)]
-struct Sent {
-    generation: u32,
-    asked: Asked,
-    link: LinkId,
-    /// The place of its first byte in the link's stream. Once the kernel has that byte, a write is never sent again.
-    place: u64,
-    verb: Verb,
-    condition: Condition,
-    stale: bool,
-    /// Of a read, which may be asked again.
-    key: Vec<u8>,
-}
-
 /// An answer that waits for its barrier.
 #[derive(Debug)]
-struct Waiter {
-    barrier: Barrier,
-    asked: Asked,
-    outcome: Outcome<'static>,
-    is_write: bool,
+pub(super) struct Waiter {
+    pub barrier: Barrier,
+    pub asked: Asked,
+    pub outcome: Outcome<'static>,
+    pub is_write: bool,
 }
 
 /// What the core counts.
@@ -83,31 +69,31 @@ pub struct Counters {
 pub struct Core<D: Disk> {
     pub(super) store: Store<D>,
     pub(super) copy: Copy,
-    directory: Directory,
+    pub(super) directory: Directory,
     router: Router,
     me: NodeId,
     my_shard: ShardId,
     /// The moment, as last told by [`Core::at`].
-    now_ms: u64,
-    answer_ms: u64,
-    wait_ms: u64,
-    disk_ms: u64,
+    pub(super) now_ms: u64,
+    pub(super) answer_ms: u64,
+    pub(super) wait_ms: u64,
+    pub(super) disk_ms: u64,
     max_key_bytes: usize,
     max_value_bytes: usize,
     /// The data link to each node, where it is up.
-    links: Vec<Option<LinkId>>,
-    lanes: FnvHashMap<LaneKey, Lane>,
-    sent: Slab<Sent>,
-    next_generation: u32,
-    spare_keys: Vec<Vec<u8>>,
-    waiters: VecDeque<Waiter>,
+    pub(super) links: Vec<Option<LinkId>>,
+    pub(super) lanes: FnvHashMap<LaneKey, Lane>,
+    pub(super) sent: Slab<Sent>,
+    pub(super) next_generation: u32,
+    pub(super) spare_keys: Vec<Vec<u8>>,
+    pub(super) waiters: VecDeque<Waiter>,
     cold: HashMap<OpId, LaneKey>,
     commit_lanes: Vec<LaneKey>,
     raising: Option<PersistId>,
-    held_bytes: u64,
-    sync_seen: (u64, u64),
-    disk_slow: bool,
-    counters: Counters,
+    pub(super) held_bytes: u64,
+    pub(super) sync_seen: (u64, u64),
+    pub(super) disk_slow: bool,
+    pub(super) counters: Counters,
 }
 
 impl<D: Disk> Core<D> {
@@ -233,7 +219,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// Keeps a request behind those of its lane.
-    fn park(&mut self, asked: Asked, op: &Op<'_>) -> &mut Lane {
+    pub(super) fn park(&mut self, asked: Asked, op: &Op<'_>) -> &mut Lane {
         let parked = Parked::new(asked, op);
         self.held_bytes += parked.held_bytes();
         let lane = self.lanes.entry(asked.lane).or_default();
@@ -242,7 +228,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// Keeps a request before those of its lane: it has been begun, and must wait.
-    fn park_first(&mut self, asked: Asked, op: &Op<'_>, wait: Wait) {
+    pub(super) fn park_first(&mut self, asked: Asked, op: &Op<'_>, wait: Wait) {
         let parked = Parked::new(asked, op);
         self.held_bytes += parked.held_bytes();
         let lane = self.lanes.entry(asked.lane).or_default();
@@ -281,80 +267,15 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    fn send(&mut self, asked: Asked, op: &Op<'_>, link: LinkId, sink: &mut impl Sink) {
-        let left_ms = asked.deadline_ms.saturating_sub(self.now_ms);
-        let stream = match asked.lane.0 {
-            Stream::Client(conn) => u64::from(conn.generation) << 32 | u64::from(conn.slot),
-            Stream::Link(..) => unreachable!("a forwarded request is never forwarded again"),
-        };
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let entry = self.sent.vacant_entry();
-        let id = u64::from(self.next_generation) << 32 | entry.key() as u64;
-        let forward = Forward { id, stream, ms_left: u32::try_from(left_ms).unwrap_or(u32::MAX), op: *op };
-        let Some(place) = sink.forward(link, &forward) else {
-            return sink.answer(asked.ticket, &Outcome::Failed(Failure::Overloaded));
-        };
-        let mut key = self.spare_keys.pop().unwrap_or_default();
-        if op.verb == Verb::Get {
-            key.extend_from_slice(op.key);
-        }
-        entry.insert(Sent {
-            generation: self.next_generation,
-            asked,
-            link,
-            place,
-            verb: op.verb,
-            condition: op.condition,
-            stale: op.stale,
-            key,
-        });
-        self.counters.forwards += 1;
-        let lane = self.lanes.entry(asked.lane).or_default();
-        lane.running += 1;
-        lane.target = Target::Link(link);
-    }
-
-    /// Another node's answer to a forward.
-    pub fn on_answer(&mut self, link: LinkId, id: u64, outcome: &Outcome<'_>, sink: &mut impl Sink) {
-        let Some(sent) = self.take_sent(link, id) else { return };
-        self.counters.forwards_answered += 1;
-        sink.answer(sent.asked.ticket, outcome);
-        self.ended(sent.asked.lane, sink);
-        self.recycle(sent.key);
-    }
-
-    /// The receiver of a forward was not the primary: the request waits for one to be known.
-    pub fn on_not_primary(&mut self, link: LinkId, id: u64, op: &Op<'_>) {
-        let Some(sent) = self.take_sent(link, id) else { return };
-        self.counters.forwards_misled += 1;
-        let lane = self.lanes.get_mut(&sent.asked.lane).expect("a lane exists while a request of it is under way");
-        lane.running -= 1;
-        self.park_first(sent.asked, op, Wait::Primary);
-        self.recycle(sent.key);
-    }
-
-    fn take_sent(&mut self, link: LinkId, id: u64) -> Option<Sent> {
-        let (slot, generation) = ((id & 0xffff_ffff) as usize, (id >> 32) as u32);
-        self.sent.get(slot).filter(|sent| sent.generation == generation && sent.link == link)?;
-        Some(self.sent.remove(slot))
-    }
-
-    fn recycle(&mut self, mut key: Vec<u8>) {
-        if self.spare_keys.len() < 1024 {
-            key.clear();
-            self.spare_keys.push(key);
-        }
-    }
-
     /// One request of a lane that was under way has been answered.
-    fn ended(&mut self, key: LaneKey, sink: &mut impl Sink) {
+    pub(super) fn ended(&mut self, key: LaneKey, sink: &mut impl Sink) {
         let lane = self.lanes.get_mut(&key).expect("a lane exists while a request of it is under way");
         lane.running -= 1;
         self.drain(key, sink);
     }
 
     /// Begins what a lane's queue holds, as far as it can.
-    fn drain(&mut self, key: LaneKey, sink: &mut impl Sink) {
+    pub(super) fn drain(&mut self, key: LaneKey, sink: &mut impl Sink) {
         loop {
             let Some(lane) = self.lanes.get(&key) else { return };
             if lane.is_idle() {
@@ -385,48 +306,6 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// A data link that this node dialled is up.
-    pub fn on_link_up(&mut self, node: NodeId, link: LinkId, sink: &mut impl Sink) {
-        self.links[node.0 as usize] = Some(link);
-        self.retry_primaries(sink);
-    }
-
-    /// A data link that this node dialled is gone. `written`: how many bytes of its stream the kernel took; `unsent`:
-    /// those behind. What was not begun to be sent waits for the next link; a write that was is unknown; a read is asked
-    /// again.
-    pub fn on_link_down(&mut self, node: NodeId, link: LinkId, written: u64, unsent: &[u8], sink: &mut impl Sink) {
-        if self.links[node.0 as usize] == Some(link) {
-            self.links[node.0 as usize] = None;
-        }
-        let mut lost: Vec<(u64, usize)> =
-            self.sent.iter().filter(|(_, sent)| sent.link == link).map(|(slot, sent)| (sent.place, slot)).collect();
-        // The last first: each goes before what its lane holds, so that they end up in their order.
-        lost.sort_unstable_by(|a, b| b.cmp(a));
-        let mut lanes = Vec::new();
-        for (place, slot) in lost {
-            let sent = self.sent.remove(slot);
-            let lane = self.lanes.get_mut(&sent.asked.lane).expect("a lane exists while a request of it is under way");
-            lane.running -= 1;
-            lanes.push(sent.asked.lane);
-            let op = Op { verb: Verb::Get, key: &sent.key, value: &[], condition: sent.condition, stale: sent.stale };
-            if place >= written {
-                let op = unsent_op(unsent, place - written).expect("a frame that was queued whole");
-                self.park_first(sent.asked, &op, Wait::Primary);
-            } else if sent.verb == Verb::Get {
-                self.park_first(sent.asked, &op, Wait::Primary);
-            } else {
-                self.counters.forwards_lost += 1;
-                sink.answer(sent.asked.ticket, &Outcome::Failed(Failure::Unknown));
-            }
-            self.recycle(sent.key);
-        }
-        lanes.sort_unstable();
-        lanes.dedup();
-        for lane in lanes {
-            self.drain(lane, sink);
-        }
-    }
-
     /// A stream's source is gone: what it asked and was not begun is forgotten.
     pub fn on_source_gone(&mut self, is_of_it: impl Fn(Stream) -> bool) {
         let held = &mut self.held_bytes;
@@ -446,7 +325,7 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    fn retry_primaries(&mut self, sink: &mut impl Sink) {
+    pub(super) fn retry_primaries(&mut self, sink: &mut impl Sink) {
         let waiting: Vec<LaneKey> =
             self.lanes.iter().filter(|(_, lane)| lane.wait == Wait::Primary).map(|(key, _)| *key).collect();
         for key in waiting {
@@ -514,96 +393,6 @@ impl<D: Disk> Core<D> {
         self.held_bytes -= parked.held_bytes();
         self.begin(parked.asked, &parked.op(), Target::Local, Some(arrived), sink);
         self.drain(key, sink);
-    }
-
-    /// What time alone brings: requests that have waited too long, and a disk that does not answer. To be called every
-    /// [`TICK_MS`] while [`Core::is_waiting`].
-    pub fn tick(&mut self, sink: &mut impl Sink) {
-        let now_ms = self.now_ms;
-        self.judge_disk();
-        let late: Vec<usize> =
-            self.sent.iter().filter(|(_, sent)| sent.asked.deadline_ms <= now_ms).map(|(slot, _)| slot).collect();
-        for slot in late {
-            let sent = self.sent.remove(slot);
-            self.counters.forwards_lost += 1;
-            let failure = if sent.verb == Verb::Get { Failure::NoPrimary } else { Failure::Unknown };
-            sink.answer(sent.asked.ticket, &Outcome::Failed(failure));
-            self.ended(sent.asked.lane, sink);
-        }
-        self.expire_waiters(now_ms, sink);
-        self.expire_parked(now_ms, sink);
-    }
-
-    fn expire_waiters(&mut self, now_ms: u64, sink: &mut impl Sink) {
-        let (late, kept) = std::mem::take(&mut self.waiters).into_iter().partition(|w| w.asked.deadline_ms <= now_ms);
-        self.waiters = kept;
-        for waiter in <VecDeque<Waiter> as IntoIterator>::into_iter(late) {
-            // A write that has an lsn may yet be committed; what only rested on another's was surely not applied.
-            let failure = if waiter.is_write { Failure::Unknown } else { Failure::DiskSlow };
-            sink.answer(waiter.asked.ticket, &Outcome::Failed(failure));
-            self.ended(waiter.asked.lane, sink);
-        }
-    }
-
-    fn expire_parked(&mut self, now_ms: u64, sink: &mut impl Sink) {
-        let keys: Vec<LaneKey> =
-            self.lanes.iter().filter(|(_, lane)| !lane.queue.is_empty()).map(|(k, _)| *k).collect();
-        for key in keys {
-            let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            let (wait, mut at) = (lane.wait, 0);
-            while let Some(parked) = lane.queue.get(at) {
-                let asked = parked.asked;
-                let until = if wait == Wait::Primary { asked.wait_until_ms } else { asked.deadline_ms };
-                if until > now_ms {
-                    at += 1;
-                    continue;
-                }
-                if let Some(parked) = lane.queue.remove(at) {
-                    self.held_bytes -= parked.held_bytes();
-                }
-                if at == 0 {
-                    lane.wait = if wait == Wait::Primary { wait } else { Wait::Turn };
-                }
-                let failure = match wait {
-                    Wait::Primary | Wait::Turn => Failure::NoPrimary,
-                    Wait::Disk(_) | Wait::Commit(_) => Failure::DiskSlow,
-                };
-                sink.answer(asked.ticket, &Outcome::Failed(failure));
-            }
-            self.drain(key, sink);
-        }
-    }
-
-    /// A sync that has been under way for too long: the disk hangs. New writes are refused until it answers.
-    fn judge_disk(&mut self) {
-        self.note_syncs();
-        let slow = self.now_ms >= self.sync_seen.1 + self.disk_ms;
-        if slow != self.disk_slow {
-            if slow {
-                log::error!(
-                    "the disk has not completed a sync for {} ms (deadlines.disk_ms): writes are refused until it does",
-                    self.disk_ms
-                );
-            } else {
-                log::info!("the disk answers again: writes go on");
-            }
-        }
-        self.disk_slow = slow;
-    }
-
-    /// Remembers since when the sync that is under way has been the oldest.
-    fn note_syncs(&mut self) {
-        let syncs = self.store.syncs();
-        if syncs.started == syncs.completed || self.sync_seen.0 != syncs.completed {
-            self.sync_seen = (syncs.completed, self.now_ms);
-        }
-    }
-
-    /// Whether anything waits that [`Core::tick`] could end.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        let syncs = self.store.syncs();
-        !self.lanes.is_empty() || syncs.started != syncs.completed || self.disk_slow
     }
 
     /// Whether the disk has not answered for too long.
@@ -675,17 +464,5 @@ impl<D: Disk> Core<D> {
     #[must_use]
     pub fn router(&self) -> &Router {
         &self.router
-    }
-}
-
-/// How often [`Core::tick`] is called while something waits.
-pub const TICK_MS: u64 = 25;
-
-/// The request whose frame starts at `at` in what a link left unsent.
-fn unsent_op(unsent: &[u8], at: u64) -> Option<Op<'_>> {
-    let frame = unsent.get(usize::try_from(at).ok()?..)?;
-    match crate::wire::decode(frame, usize::MAX) {
-        Ok(Some((Message::Forward(forward), _))) => Some(forward.op),
-        _ => None,
     }
 }

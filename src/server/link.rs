@@ -385,12 +385,16 @@ impl Server {
     }
 
     /// A connection is gone for good.
-    pub(super) fn on_gone(&mut self, conn: Conn<Role>) {
+    pub(super) fn on_gone(&mut self, mut conn: Conn<Role>) {
         let now_ms = self.now.ms();
         let id = conn.id;
         self.links -= usize::from(matches!(conn.state, Role::Link(_)));
-        match &conn.state {
-            Role::Client(_) => self.core.on_source_gone(|stream| stream == Stream::Client(id)),
+        match &mut conn.state {
+            Role::Client(client) => {
+                self.ledger.promise(client, 0);
+                self.ledger.early_bytes -= client.pipeline.early_bytes() as u64;
+                self.core.on_source_gone(|stream| stream == Stream::Client(id));
+            }
             Role::Link(link) if link.is_dialled => {
                 let refused = matches!(link.stage, Stage::Greeting | Stage::Upgrading | Stage::Refused)
                     && self.identity.refusals.contains_key(&link.node);

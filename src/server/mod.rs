@@ -9,6 +9,8 @@ mod conn;
 pub mod core;
 pub mod error;
 mod execute;
+mod expiry;
+mod forward;
 pub mod lane;
 mod link;
 pub mod metrics;

@@ -2,7 +2,7 @@
 //! onto a link.
 //! Never: why the answer is what it is.
 
-use super::conn::{Due, Role};
+use super::conn::{Due, Ledger, Role};
 use super::core::Sink;
 use super::metrics::Metrics;
 use super::render;
@@ -18,6 +18,7 @@ pub(super) struct Out<'a> {
     pub reactor: &'a mut Reactor<Role>,
     pub peers: &'a mut Peers,
     pub metrics: &'a mut Metrics,
+    pub ledger: &'a mut Ledger,
     pub date: &'a DateText,
     pub now_ns: u64,
     /// A link whose output holds more takes no further request.
@@ -67,7 +68,10 @@ impl Out<'_> {
     /// Answers a client's request: `render` writes the answer once its turn has come.
     pub fn respond(&mut self, id: ConnId, number: u64, status: u16, render: impl FnOnce(&mut Vec<u8>, Due)) {
         let Some((out, Role::Client(client))) = self.reactor.output(id) else { return };
+        let (queued, early) = (out.len(), client.pipeline.early_bytes());
         let Some(due) = client.pipeline.answer(number, out, render) else { return };
+        self.ledger.queued_bytes += (out.len() - queued) as u64;
+        self.ledger.early_bytes = self.ledger.early_bytes + client.pipeline.early_bytes() as u64 - early as u64;
         self.metrics.answered(due.call, status, self.now_ns.saturating_sub(due.since_ns));
         // The answer that closes is the last one: nothing behind its request was taken.
         client.is_last |= due.about.persistence == Persistence::Close;

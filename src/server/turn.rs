@@ -13,8 +13,9 @@ use signal_hook_mio::v1_0::Signals;
 
 use super::ServeError;
 use super::browser::AllowedHosts;
-use super::conn::{Client, Role, Stage};
-use super::core::{Core, TICK_MS};
+use super::conn::{Client, Ledger, Role, Stage};
+use super::core::Core;
+use super::expiry::TICK_MS;
 use super::metrics::{Metrics, TurnPhase};
 use super::sink::Out;
 use crate::config::Cluster;
@@ -50,6 +51,7 @@ pub struct Server {
     pub(super) core: Core<RealDisk>,
     pub(super) peers: Peers,
     pub(super) metrics: Metrics,
+    pub(super) ledger: Ledger,
     pub(super) now: Now,
     /// When this turn began: what was read since has waited from here on.
     pub(super) woke_ns: u64,
@@ -110,6 +112,7 @@ impl Server {
             core,
             peers,
             metrics: Metrics::default(),
+            ledger: Ledger::default(),
             now,
             woke_ns: now.boot_ns,
             date: DateCache::new(now.wall_ms / 1_000),
@@ -218,6 +221,7 @@ impl Server {
             reactor: &mut self.reactor,
             peers: &mut self.peers,
             metrics: &mut self.metrics,
+            ledger: &mut self.ledger,
             date: self.date.at(self.now.wall_ms / 1_000),
             now_ns: self.now.boot_ns,
             max_link_bytes: self.cluster.settings().limits.max_inflight_bytes / 4,
@@ -312,9 +316,15 @@ impl Server {
                 again.push(conn.id);
             }
         });
+        self.ledger.queued_bytes = 0;
         for id in again {
             self.reactor.again(id);
         }
+    }
+
+    /// Bytes in flight: in buffers, in kept requests, and promised.
+    pub(super) fn inflight_bytes(&self) -> u64 {
+        self.reactor.held_bytes() + self.core.held_bytes() + self.ledger.bytes()
     }
 
     /// Looks at every connection's deadline.

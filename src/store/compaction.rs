@@ -43,6 +43,8 @@ pub(super) struct Compactor {
     fresh_credit: u64,
     /// After a look that found nothing to do: bytes to be appended before the next.
     rest: u64,
+    /// There was no room for an output in this turn.
+    was_tried: bool,
     pub installed: u64,
     pub copied_bytes: u64,
 }
@@ -188,11 +190,13 @@ impl<D: Disk> Store<D> {
     /// The part of compaction that keeps up with what is appended.
     pub(super) fn compact_on_credit(&mut self) -> Result<(), Fatal> {
         let fresh = std::mem::take(&mut self.compactor.fresh_credit);
+        self.compactor.was_tried = false;
         let most = 4 * self.options.file_bytes();
         self.compactor.credit = (self.compactor.credit + fresh).min(most);
         // What was saved up while the disk was waited for is spent over several turns.
         let budget = self.compactor.credit.min(4 * fresh + CHUNK_BYTES);
-        if fresh > 0 || self.compactor.work.is_some() {
+        // On a full disk nothing may be appended until it has made room.
+        if fresh > 0 || self.compactor.work.is_some() || self.space.is_full {
             let (done, _) = self.compact(budget)?;
             self.compactor.credit = self.compactor.credit.saturating_sub(done);
         }
@@ -224,7 +228,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn begin_compaction(&mut self) -> Result<Option<Work>, Fatal> {
-        if (self.compactor.rest > 0 && !self.space.is_full) || self.space.was_tried() {
+        if self.compactor.rest > 0 && !self.space.is_full || self.compactor.was_tried {
             return Ok(None);
         }
         let committed = self.log.committed;
@@ -239,6 +243,7 @@ impl<D: Disk> Store<D> {
         let choice = choose(&sealed, percent, self.options.file_bytes());
         let Some(Choice { run, droppable }) = choice.filter(|_| self.segments.has_room()) else {
             self.compactor.rest = self.options.step_bytes();
+            self.need_no_output();
             return Ok(None);
         };
         self.prepare_output(&order[run], droppable)
@@ -257,8 +262,8 @@ impl<D: Disk> Store<D> {
         let Head { store, seq, .. } = first.head;
         let (seq_to, span) = (last.head.seq_to, (first.first, last.last));
         let reserved = (DATA_AT + most).next_multiple_of(512);
-        let Some(file) = self.create_reserved(&seq.temporary_name(), reserved)? else {
-            self.give_spare();
+        let Some(file) = self.create_output(&seq.temporary_name(), reserved)? else {
+            self.compactor.was_tried = true;
             return Ok(None);
         };
         let salt = self.small.salt();

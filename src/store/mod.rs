@@ -56,6 +56,7 @@ pub mod disk;
 pub mod files;
 mod hint;
 pub mod index;
+pub mod offline;
 mod overlay;
 mod read;
 mod rebuild;
@@ -208,6 +209,8 @@ pub struct Stats {
     pub compacted_bytes: u64,
     /// Bytes staged and not committed.
     pub overlay_bytes: u64,
+    /// Entries of the index: keys with a value, and tombstones.
+    pub index_entries: u64,
     /// Memory of the index, in bytes.
     pub index_bytes: u64,
     /// Whether the last attempt to reserve space found the disk full.
@@ -408,6 +411,7 @@ impl<D: Disk> Store<D> {
             compactions: self.compactor.installed,
             compacted_bytes: self.compactor.copied_bytes,
             overlay_bytes: self.overlay.bytes(),
+            index_entries: self.index.entries(),
             index_bytes: self.index.memory_bytes() as u64,
             disk_full: self.space.is_full,
             log_bytes: self.space.spare_bytes() + self.log.next_bytes(),

@@ -65,6 +65,9 @@ pub(super) fn rebuild<D: Disk>(
         Err(Stop::Error(error)) => return Err(error),
     }
     store.persist_at_start()?;
+    if store.health.is_none() {
+        store.regrow_spare()?;
+    }
     report.segments = store.segments.order().len() as u64;
     report.keys = store.keys;
     report.end = store.log.end;
@@ -258,7 +261,7 @@ impl<D: Disk> Store<D> {
         for n in 0..in_run {
             let is_last = n + 1 == in_run;
             let old = survey.unsealed.get(n);
-            let seq = old.map_or(Seq(1), |(found, _)| found.seq);
+            let seq = old.map_or(survey.next_seq(), |(found, _)| found.seq);
             let image = run.images.get(n).map_or(&[][..], Vec::as_slice);
             let data_end = run.ends.get(n).copied().unwrap_or(DATA_AT);
             let salt = old.map_or(1, |(_, head)| head.salt);
@@ -340,8 +343,14 @@ impl<D: Disk> Store<D> {
         let end = DATA_AT + 2 * record::MARK_BYTES as u64 + bytes.len() as u64;
         let name = head.seq.temporary_name();
         let io = |e| OpenError::Io("writing the log anew", e);
-        let (file, reserved) =
-            self.create_at_start(&name, end.next_multiple_of(512)).map_err(io)?.ok_or(OpenError::Full)?;
+        // Room for deletes, should the disk be full; but a start must not fail for that.
+        let room = if is_last { self.options.step_bytes() } else { 0 };
+        let exact = end.next_multiple_of(512);
+        let created = match self.create_at_start(&name, exact + room).map_err(io)? {
+            None if room > 0 => self.create_at_start(&name, exact).map_err(io)?,
+            created => created,
+        };
+        let (file, reserved) = created.ok_or(OpenError::Full)?;
         let mark = |last: Lsn| Mark { last, synced: last, committed: committed.min(last) };
         let mut start = vec![0; DATA_AT as usize];
         record::put(&mut start, 0, &head.encode());

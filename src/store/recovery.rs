@@ -126,6 +126,11 @@ pub(super) struct Survey {
 }
 
 impl Survey {
+    /// The number of the segment behind the sealed ones.
+    pub fn next_seq(&self) -> Seq {
+        self.sealed.last().map_or(Seq(1), |(_, head, _)| head.seq_to.next())
+    }
+
     /// The last lsn of the sealed segments.
     pub fn sealed_end(&self) -> Lsn {
         self.sealed.last().map_or(Lsn::ZERO, |(_, _, seal)| seal.last)
@@ -189,7 +194,7 @@ pub(super) fn read_file<D: Disk>(disk: &mut D, file: FileId, len: u64) -> io::Re
     Ok(bytes)
 }
 
-fn read_state<D: Disk>(disk: &mut D, names: &[String]) -> Result<Option<SmallState>, OpenError> {
+pub(super) fn read_state<D: Disk>(disk: &mut D, names: &[String]) -> Result<Option<SmallState>, OpenError> {
     if !names.iter().any(|name| name == super::state::STATE_NAME) {
         return Ok(None);
     }
@@ -235,62 +240,88 @@ fn is_unused<D: Disk>(disk: &mut D, found: &[Found]) -> Result<bool, OpenError> 
 
 /// Puts the files in order and checks that none is missing.
 pub(super) fn survey(found: Vec<Found>, store: Uuid) -> Result<Survey, Stop> {
+    match sort(found, store) {
+        (survey, None) => Ok(survey),
+        (_, Some(stop)) => Err(stop),
+    }
+}
+
+/// Puts the files in order, up to the first where something is wrong.
+pub(super) fn sort(found: Vec<Found>, store: Uuid) -> (Survey, Option<Stop>) {
     let mut survey = Survey::default();
     let mut next_seq = Seq(1);
     for file in found {
-        let seq = file.seq;
-        if seq < next_seq {
+        if file.seq < next_seq {
             survey.needless.push(file);
-            continue;
+        } else if let Err(stop) = survey.take(file, &mut next_seq, store) {
+            return (survey, Some(stop));
         }
+    }
+    let stop = match survey.unsealed.len() {
+        0 => Some(Stop::corrupt(next_seq, 0, "the file is missing".to_owned())),
+        1..=MOST_UNSEALED => None,
+        _ => {
+            let reason = "it has no sound seal, but later segments are in use".to_owned();
+            Some(Stop::corrupt(survey.unsealed[0].0.seq, Seal::AT, reason))
+        }
+    };
+    (survey, stop)
+}
+
+impl Survey {
+    /// Takes in the next file, whose number must be `next_seq`.
+    fn take(&mut self, file: Found, next_seq: &mut Seq, store: Uuid) -> Result<(), Stop> {
+        let seq = file.seq;
         let Some(head) = file.head else {
             // A next segment is prepared while its predecessor is in use, and sealing that comes after using this.
-            if survey.unsealed.is_empty() {
+            if self.unsealed.is_empty() {
                 return Err(Stop::corrupt(seq, 0, "the head of the segment is damaged".to_owned()));
             }
-            survey.needless.push(file);
-            continue;
+            self.needless.push(file);
+            return Ok(());
         };
         if head.store != store {
             let reason = format!("it belongs to the store {}, not to this one, {store}", head.store);
             return Err(Stop::corrupt(seq, 0, reason));
         }
-        if seq != next_seq {
-            return Err(Stop::corrupt(next_seq, 0, "the file is missing".to_owned()));
+        if seq != *next_seq {
+            return Err(Stop::corrupt(*next_seq, 0, "the file is missing".to_owned()));
         }
-        next_seq = head.seq_to.next();
-        match file.seal {
-            None => survey.unsealed.push((file, head)),
-            Some(_) if !survey.unsealed.is_empty() => {
-                return Err(Stop::corrupt(
-                    survey.unsealed[0].0.seq,
-                    Seal::AT,
-                    "it has no sound seal, but a later segment has".to_owned(),
-                ));
-            }
-            Some(seal) if seal.first != survey.sealed_end().next() => {
-                let reason = format!(
-                    "it begins with record {}, but the segment before it ends with {}",
-                    seal.first.0,
-                    survey.sealed_end().0
-                );
-                return Err(Stop::corrupt(seq, Seal::AT, reason));
-            }
-            Some(seal) => survey.sealed.push((file, head, seal)),
+        let Some(seal) = file.seal else {
+            self.unsealed.push((file, head));
+            *next_seq = head.seq_to.next();
+            return Ok(());
+        };
+        if let Some((unsealed, _)) = self.unsealed.first() {
+            let reason = "it has no sound seal, but a later segment has".to_owned();
+            return Err(Stop::corrupt(unsealed.seq, Seal::AT, reason));
         }
+        let end = self.sealed_end();
+        if seal.first != end.next() {
+            let reason =
+                format!("it begins with record {}, but the segment before it ends with {}", seal.first.0, end.0);
+            return Err(Stop::corrupt(seq, Seal::AT, reason));
+        }
+        self.sealed.push((file, head, seal));
+        *next_seq = head.seq_to.next();
+        Ok(())
     }
-    if survey.unsealed.is_empty() {
-        return Err(Stop::corrupt(next_seq, 0, "the file is missing".to_owned()));
-    }
-    if survey.unsealed.len() > MOST_UNSEALED {
-        let seq = survey.unsealed[0].0.seq;
-        return Err(Stop::corrupt(seq, Seal::AT, "it has no sound seal, but later segments are in use".to_owned()));
-    }
-    Ok(survey)
 }
 
 /// Follows the records through the unsealed segments, and judges what is behind them.
 pub(super) fn run<D: Disk>(disk: &mut D, survey: &Survey) -> Result<Run, Stop> {
+    let (run, synced, reason) = follow(disk, survey)?;
+    if synced <= run.end {
+        return Ok(run);
+    }
+    let last = run.ends.len() - 1;
+    let text = format!("records up to {} were durable, but they end with {}: {reason}", synced.0, run.end.0);
+    Err(Stop::corrupt(survey.unsealed[last].0.seq, run.ends[last], text))
+}
+
+/// Follows the records through the unsealed segments. Also: the last lsn that anything says was durable, and why the
+/// run ends where it does.
+pub(super) fn follow<D: Disk>(disk: &mut D, survey: &Survey) -> Result<(Run, Lsn, String), OpenError> {
     let mut images = Vec::new();
     for (found, _) in &survey.unsealed {
         let image = read_file(disk, found.file, found.len);
@@ -302,13 +333,7 @@ pub(super) fn run<D: Disk>(disk: &mut D, survey: &Survey) -> Result<Run, Stop> {
     let mut reason = String::new();
     for (image, (_, head)) in images.iter().zip(&survey.unsealed) {
         let mut scan = Scan::new(image, head.salt, end.next(), false, epoch);
-        let stopped = loop {
-            match scan.next_record(image.len() as u64) {
-                Ok(Some(_)) => {}
-                Ok(None) => break "the file ends there".to_owned(),
-                Err(reason) => break reason,
-            }
-        };
+        let stopped = scan.run_out();
         let went_on = scan.expected > end.next();
         if !ends.is_empty() && !went_on {
             break;
@@ -319,14 +344,8 @@ pub(super) fn run<D: Disk>(disk: &mut D, survey: &Survey) -> Result<Run, Stop> {
     let mut run = Run { images, ends, end, committed: Lsn::ZERO, torn_bytes: 0 };
     let claims = judge(survey, &mut run);
     let sealed_claim = survey.sealed.iter().map(|(_, _, seal)| seal.committed).max().unwrap_or_default();
-    let synced = claims.synced.max(sealed_claim);
-    if synced > end {
-        let last = run.ends.len() - 1;
-        let text = format!("records up to {} were durable, but they end with {}: {reason}", synced.0, end.0);
-        return Err(Stop::corrupt(survey.unsealed[last].0.seq, run.ends[last], text));
-    }
     run.committed = claims.committed.max(sealed_claim);
-    Ok(run)
+    Ok((run, claims.synced.max(sealed_claim), reason))
 }
 
 /// Collects what all marks say, and counts what is behind the run's end.

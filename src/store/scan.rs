@@ -94,6 +94,17 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
+    /// Reads on to where the records end: why they do.
+    pub fn run_out(&mut self) -> String {
+        loop {
+            match self.next_record(self.image.len() as u64) {
+                Ok(Some(_)) => {}
+                Ok(None) => return "the file ends there".to_owned(),
+                Err(reason) => return reason,
+            }
+        }
+    }
+
     fn check_order(&self, record: &Record<'_>) -> Result<(), String> {
         let in_order = record.lsn == self.expected || (self.gaps_allowed && record.lsn > self.expected);
         if in_order && record.epoch >= self.epoch {

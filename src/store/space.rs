@@ -2,9 +2,10 @@
 //! Never: what the room is used for.
 //!
 //! Space is reserved in steps, ahead of what is staged, so that a full disk is known before a record has an lsn.
-//! Whenever the active segment's reservation grows, the file `spare` grows first: a start on a full disk gives the
-//! spare back to write the unsealed segment anew, and compaction gives it back to make room. While the disk is full,
-//! deletes may use the last step of what is reserved; what sets a value may not.
+//! Whenever the active segment's reservation grows, the file `spare` grows first, to one step more: a start on a full
+//! disk gives the spare back to write the unsealed segment anew, and compaction gives it back to make room. While the
+//! disk is full, deletes may use the last step of what is reserved, and outgrow that by the spare's last step; what
+//! sets a value may not.
 
 use super::append::StageError;
 use super::disk::{Disk, Done, FileId, Lane};
@@ -21,6 +22,8 @@ pub(super) struct Space {
     spare: Option<FileId>,
     spare_reserved: u64,
     spare_goes: bool,
+    /// The spare was given back for compaction, which has not taken the room yet: nobody else may.
+    kept_for_compaction: bool,
     /// The last attempt to reserve space found the disk full.
     pub is_full: bool,
     /// So did one in this turn: no other is made before the next.
@@ -41,8 +44,9 @@ impl Space {
         self.tried = false;
     }
 
-    pub fn was_tried(&self) -> bool {
-        self.tried
+    /// Whether to look for room in this turn, for something that can wait.
+    pub fn may_try(&self) -> bool {
+        !self.tried && !self.kept_for_compaction
     }
 }
 
@@ -64,7 +68,7 @@ impl<D: Disk> Store<D> {
         if wanted <= reserved && !spare_is_small {
             return Ok(());
         }
-        if self.space.tried {
+        if (self.space.tried || self.space.kept_for_compaction) && !self.may_outgrow(kind, need) {
             return Err(StageError::Full);
         }
         let target = match self.log.next {
@@ -74,29 +78,44 @@ impl<D: Disk> Store<D> {
             None => wanted.next_multiple_of(step),
         };
         let target = target.max(reserved);
-        let grown = match self.grow_spare(target) {
-            Ok(true) => self.disk.reserve(file, target).map(|()| true),
-            other => other,
+        let grown = match self.grow_spare(target + step) {
+            Ok(true) => self.disk.reserve(file, target).map(|()| target),
+            Err(error) if is_full(&error) && self.may_outgrow(kind, need) => {
+                self.disk.reserve(file, need).map(|()| need)
+            }
+            Ok(false) => return Err(StageError::Full),
+            Err(error) => Err(error),
         };
-        if self.judge_reserve(grown)? {
-            self.segments.get_mut(self.log.active).reserved = target;
-            return Ok(());
-        }
-        Err(StageError::Full)
+        let grown = self.judge_reserve(grown)?;
+        self.segments.get_mut(self.log.active).reserved = grown.max(reserved);
+        Ok(())
     }
 
-    /// Whether space was reserved. What is no full disk is a failure; it is told by the next call that can tell it.
-    fn judge_reserve(&mut self, result: io::Result<bool>) -> Result<bool, StageError> {
+    /// Whether a record may make the active segment grow although the spare cannot: the next start has room for it.
+    fn may_outgrow(&self, kind: Kind, need: u64) -> bool {
+        kind == Kind::Delete && need <= self.space.spare_reserved
+    }
+
+    /// Once the log is open: the spare should be as large as what it stands in for.
+    pub(super) fn regrow_spare(&mut self) -> Result<(), Fatal> {
+        let wanted = self.segments.get(self.log.active).reserved + self.options.step_bytes();
+        match self.grow_spare(wanted) {
+            Err(error) if !is_full(&error) => Err(Fatal::new("reserving the spare", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How much is reserved now. What is no full disk is a failure; it is told by the next call that can tell it.
+    fn judge_reserve(&mut self, result: io::Result<u64>) -> Result<u64, StageError> {
         match result {
-            Ok(true) => {
+            Ok(bytes) => {
                 self.space.is_full = false;
-                Ok(true)
+                Ok(bytes)
             }
-            Ok(false) => Ok(false),
             Err(error) if is_full(&error) => {
                 self.space.is_full = true;
                 self.space.tried = true;
-                Ok(false)
+                Err(StageError::Full)
             }
             Err(error) => {
                 self.fail(Fatal::new("reserving space for the log", &error));
@@ -146,6 +165,22 @@ impl<D: Disk> Store<D> {
             }
             Err(error) => Err(failed(&error)),
         }
+    }
+
+    /// Creates compaction's output with space for this many bytes. `None`: the disk is full, and if there was a spare,
+    /// it is given back for this.
+    pub(super) fn create_output(&mut self, name: &str, bytes: u64) -> Result<Option<FileId>, Fatal> {
+        if self.space.spare_goes {
+            return Ok(None);
+        }
+        let created = self.create_reserved(name, bytes)?;
+        self.space.kept_for_compaction = created.is_none() && self.give_spare();
+        Ok(created)
+    }
+
+    /// Compaction needs no room after all.
+    pub(super) fn need_no_output(&mut self) {
+        self.space.kept_for_compaction = false;
     }
 
     /// Gives the spare's space back. `false`: there is none.

@@ -82,7 +82,7 @@ impl<D: Disk> Store<D> {
     pub(super) fn prepare_next(&mut self) -> Result<(), Fatal> {
         let active = self.segments.get(self.log.active);
         let is_due = active.end >= self.options.file_bytes() / 2 && self.log.next.is_none();
-        if !is_due || self.health.is_some() || !self.segments.has_room() || self.space.was_tried() {
+        if !is_due || self.health.is_some() || !self.segments.has_room() || !self.space.may_try() {
             return Ok(());
         }
         let seq = active.head.seq_to.next();

@@ -164,6 +164,7 @@ struct World {
     calls: u64,
     fault: Option<(u64, Fault)>,
     is_stopped: bool,
+    is_hung: bool,
     syncs: u64,
 }
 
@@ -192,6 +193,7 @@ impl Machine {
             calls: 0,
             fault: None,
             is_stopped: false,
+            is_hung: false,
             syncs: 0,
         })))
     }
@@ -268,6 +270,16 @@ impl Machine {
             (new.tick, new.cached, new.capacity) = (world.tick, world.cached.clone(), world.capacity);
         }
         fork
+    }
+
+    /// Until [`Machine::resume`] nothing that was started completes but reads.
+    pub fn hang(&self) {
+        self.0.borrow_mut().is_hung = true;
+    }
+
+    /// Ends [`Machine::hang`].
+    pub fn resume(&self) {
+        self.0.borrow_mut().is_hung = false;
     }
 
     /// Nothing is in the page cache any more.
@@ -384,7 +396,10 @@ impl World {
 
     /// Does the next operation of some queue.
     fn complete(&mut self) -> Option<Completion> {
-        let waiting: Vec<usize> = (0..4).filter(|queue| !self.queues[*queue].is_empty()).collect();
+        let waiting: Vec<usize> = (0..4)
+            .filter(|queue| !self.queues[*queue].is_empty())
+            .filter(|queue| !self.is_hung || *queue == READS)
+            .collect();
         let queue = *self.dice.pick(&waiting)?;
         let (op, work) = self.queues[queue].pop_front()?;
         Some((op, self.perform(work)))

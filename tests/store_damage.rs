@@ -1,0 +1,329 @@
+//! The store on logs that were damaged behind its back, and on tails that a crash may leave: what was durable is
+//! there, or the store says that it is damaged, and where. Never is anything dropped in silence.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking")]
+
+mod support;
+
+use dkv::id::Lsn;
+use dkv::store::Kind;
+use dkv::store::record::{MARK_BYTES, RECORD_HEADER};
+use dkv::store::segment::DATA_AT;
+use support::dice::Dice;
+use support::driver::{Driver, Halt, Load, Write};
+
+const FIRST: &str = "0000000000000001.log";
+/// A start writes two marks; the first record stands behind them.
+const OPENING: usize = DATA_AT as usize + 2 * MARK_BYTES;
+
+fn set(key: &str, value: &[u8]) -> Write {
+    Write { kind: Kind::Set, key: key.as_bytes().to_vec(), value: value.to_vec() }
+}
+
+/// Bytes of a record with a key of 5 bytes and a value of 59.
+const RECORD: usize = 104;
+
+fn write_turn(driver: &mut Driver, first: usize, count: usize) {
+    for n in first..first + count {
+        assert!(driver.write(set(&format!("key{n:02}"), &[n as u8; 59])).unwrap());
+    }
+    driver.store().write_turn().unwrap();
+}
+
+/// A killed node whose one segment holds records 1 to 6, durable and marked so, and behind them a turn of records 7
+/// to 9 that was never synced.
+fn with_an_unsynced_tail() -> Driver {
+    let mut driver = Driver::new(1, Load::default());
+    driver.open().unwrap();
+    for turn in 0..3 {
+        write_turn(&mut driver, 1 + 2 * turn, 2);
+        driver.settle().unwrap();
+    }
+    driver.store().mark_idle().unwrap();
+    driver.settle().unwrap();
+    while driver.store().syncs().started > driver.store().syncs().completed {
+        driver.poll().unwrap();
+    }
+    write_turn(&mut driver, 7, 3);
+    assert_eq!(driver.acked, 6);
+    driver.kill();
+    driver
+}
+
+/// Where record n begins: each turn ends with a mark, and one more stands behind the third.
+fn at(n: usize) -> usize {
+    let marks = if n > 6 { 4 } else { (n - 1) / 2 };
+    OPENING + (n - 1) * RECORD + marks * MARK_BYTES
+}
+
+/// Opens the log after `damage`: the last lsn, or where it is damaged.
+fn end_after(damage: impl FnOnce(&mut Vec<u8>)) -> Result<u64, u64> {
+    let mut driver = with_an_unsynced_tail();
+    driver.machine.damage(FIRST, damage);
+    match driver.open() {
+        Ok(recovery) => {
+            driver.check_all().unwrap();
+            // Appending goes on where the log ends.
+            driver.run(3).unwrap();
+            Ok(recovery.end.0)
+        }
+        Err(Halt::Corrupt) => {
+            let corruption = driver.store().health().unwrap().clone();
+            assert_eq!(corruption.file, FIRST);
+            assert_eq!(driver.store().end(), Lsn::ZERO);
+            Err(corruption.offset)
+        }
+        Err(halt) => panic!("{halt:?}"),
+    }
+}
+
+#[test]
+fn the_layout_is_what_these_tests_take_it_for() {
+    let image = with_an_unsynced_tail().machine.read(FIRST);
+    for n in 1..=9 {
+        assert_eq!(image[at(n) + RECORD_HEADER..at(n) + RECORD_HEADER + 5], *format!("key{n:02}").as_bytes());
+    }
+    assert_eq!(end_after(|_| ()), Ok(9));
+}
+
+#[test]
+fn a_tail_that_was_never_synced_may_end_at_any_byte() {
+    for keep in at(7)..at(9) + RECORD + MARK_BYTES + 20 {
+        let whole = (7..=9).filter(|n| at(*n) + RECORD <= keep).count() as u64;
+        assert_eq!(end_after(|bytes| bytes.truncate(keep)), Ok(6 + whole), "cut off at {keep}");
+        assert_eq!(end_after(|bytes| bytes[keep..].fill(0)), Ok(6 + whole), "zeros from {keep}");
+    }
+}
+
+#[test]
+fn a_hole_in_a_tail_that_was_never_synced_ends_it_whatever_is_behind() {
+    // Record 8 is not there, 9 and the mark behind it are.
+    assert_eq!(end_after(|bytes| bytes[at(8)..at(9)].fill(0)), Ok(7));
+    assert_eq!(end_after(|bytes| bytes[at(8) + 60] ^= 1), Ok(7));
+    // All of it but the last mark, which claims no more than what had been synced before.
+    assert_eq!(end_after(|bytes| bytes[at(7)..at(9) + RECORD].fill(0)), Ok(6));
+    // The length: too long, too short, and such that two records would be one.
+    for length in [u32::MAX, 0, 1, RECORD as u32 + 4096, 2 * RECORD as u32] {
+        let damage = |bytes: &mut Vec<u8>| bytes[at(8) + 4..at(8) + 8].copy_from_slice(&length.to_le_bytes());
+        assert_eq!(end_after(damage), Ok(7), "length {length}");
+    }
+}
+
+#[test]
+fn rubbish_behind_the_end_is_cut() {
+    let mut dice = Dice::new(3);
+    assert_eq!(end_after(|bytes| bytes[at(7)..].fill_with(|| dice.next() as u8)), Ok(6));
+    // A record and a mark from earlier in the same file, where a tail should be.
+    let stale = |bytes: &mut Vec<u8>| {
+        let copy = bytes[at(5)..at(7)].to_vec();
+        bytes[at(7)..at(7) + copy.len()].copy_from_slice(&copy);
+    };
+    assert_eq!(end_after(stale), Ok(6));
+}
+
+#[test]
+fn a_durable_record_that_is_gone_is_damage() {
+    for n in 1..=6 {
+        assert_eq!(end_after(|bytes| bytes[at(n)..at(n) + RECORD].fill(0)), Err(at(n) as u64), "zeros for {n}");
+        assert_eq!(end_after(|bytes| bytes[at(n) + 50] ^= 1), Err(at(n) as u64), "a bit of {n}");
+    }
+    let kind_that_nobody_knows = |bytes: &mut Vec<u8>| {
+        bytes[at(2) + 34] = 9;
+        let crc = crc32c::crc32c(&bytes[at(2) + 4..at(3) - MARK_BYTES]);
+        bytes[at(2)..at(2) + 4].copy_from_slice(&crc.to_le_bytes());
+    };
+    assert_eq!(end_after(kind_that_nobody_knows), Err(at(2) as u64));
+    // Two records that changed places.
+    let swapped = |bytes: &mut Vec<u8>| {
+        let (one, two) = bytes[at(1)..at(3)].split_at_mut(RECORD);
+        one.swap_with_slice(&mut two[..RECORD]);
+    };
+    assert_eq!(end_after(swapped), Err(at(1) as u64));
+}
+
+#[test]
+fn no_bit_of_a_log_can_flip_unnoticed() {
+    let len = at(7);
+    let mut dice = Dice::new(9);
+    for _ in 0..400 {
+        let bit = dice.below(len as u64 * 8) as usize;
+        let unused = |byte: usize| (84..512).contains(&byte) || (512..DATA_AT as usize).contains(&byte);
+        match end_after(|bytes| bytes[bit / 8] ^= 1 << (bit % 8)) {
+            Ok(end) => {
+                assert!(end == 9 && unused(bit / 8) || end >= 6 && bit / 8 >= at(6) + RECORD, "bit {bit}: {end}")
+            }
+            Err(_) => assert!(!unused(bit / 8), "bit {bit}"),
+        }
+    }
+}
+
+#[test]
+fn a_value_cannot_pass_for_a_mark_or_a_record() {
+    // The bytes of a whole log, marks and all, as a value; then the tail behind it is torn.
+    let image = with_an_unsynced_tail().machine.read(FIRST);
+    let mut driver = Driver::new(2, Load::default());
+    driver.open().unwrap();
+    assert!(driver.write(set("log", &image[..at(9)])).unwrap());
+    driver.settle().unwrap();
+    assert!(driver.write(set("more", &image[..at(9)])).unwrap());
+    driver.store().write_turn().unwrap();
+    driver.kill();
+    driver.machine.damage(FIRST, |bytes| bytes[OPENING + at(9) + 200..][..40].fill(0));
+    assert_eq!(driver.open().unwrap().end, Lsn(1));
+    driver.check_all().unwrap();
+}
+
+/// A settled, killed node with some sealed segments.
+fn with_sealed_segments(seed: u64) -> Driver {
+    let mut driver = Driver::new(seed, Load { keys: 200, longest_value: 3000, ..Load::default() });
+    driver.open().unwrap();
+    driver.run(120).unwrap();
+    driver.settle().unwrap();
+    driver.kill();
+    assert!(driver.machine.files().iter().filter(|(name, _)| name.ends_with(".hint")).count() >= 2);
+    driver
+}
+
+fn hints(driver: &Driver) -> Vec<String> {
+    driver.machine.files().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".hint")).collect()
+}
+
+/// Where the data of a sealed segment ends: its seal says so.
+fn data_end(image: &[u8]) -> usize {
+    u64::from_le_bytes(image[512 + 32..512 + 40].try_into().unwrap()) as usize
+}
+
+#[test]
+fn losing_hints_loses_nothing() {
+    let damages: [fn(&mut Vec<u8>); 5] = [
+        |bytes| bytes.clear(),
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| bytes[40] ^= 1,
+        |bytes| bytes[100] ^= 1,
+        |bytes| *bytes.last_mut().unwrap() ^= 1,
+    ];
+    for damage in damages {
+        let mut driver = with_sealed_segments(3);
+        let names = hints(&driver);
+        driver.machine.damage(&names[0], damage);
+        driver.machine.lose(&names[1]);
+        let recovery = driver.open().unwrap();
+        assert_eq!(recovery.hints_made, 2);
+        driver.check_all().unwrap();
+        assert_eq!(hints(&driver), names);
+        driver.kill();
+        assert_eq!(driver.open().unwrap().hints_made, 0);
+        driver.check_all().unwrap();
+    }
+}
+
+#[test]
+fn a_hint_of_another_segment_is_not_believed() {
+    let mut driver = with_sealed_segments(4);
+    let names = hints(&driver);
+    let other = driver.machine.read(&names[1]);
+    driver.machine.damage(&names[0], |bytes| *bytes = other);
+    assert_eq!(driver.open().unwrap().hints_made, 1);
+    driver.check_all().unwrap();
+}
+
+#[test]
+fn no_bit_of_a_sealed_segment_can_flip_unnoticed() {
+    let mut dice = Dice::new(5);
+    let template = with_sealed_segments(5);
+    let image = template.machine.read(FIRST);
+    for round in 0..150 {
+        let mut driver = with_the_same(&template);
+        let byte = DATA_AT as usize + dice.below((data_end(&image) - DATA_AT as usize) as u64) as usize;
+        driver.machine.damage(FIRST, |bytes| bytes[byte] ^= 1 << (round % 8));
+        // Without its hint the segment is read, and the damage is found at the start.
+        driver.machine.lose(&hints(&driver)[0]);
+        assert!(matches!(driver.open(), Err(Halt::Corrupt)), "byte {byte}");
+        let corruption = driver.store().health().unwrap();
+        assert_eq!(corruption.file, FIRST);
+        assert!(corruption.offset as usize <= byte, "{corruption}");
+    }
+}
+
+fn with_the_same(template: &Driver) -> Driver {
+    let mut driver = Driver::new(6, template.load.clone());
+    driver.machine = template.machine.fork(6);
+    (driver.history, driver.acked) = (template.history.clone(), template.acked);
+    driver
+}
+
+#[test]
+fn damage_met_by_a_get_or_by_compaction_is_said_then_and_nothing_is_dropped() {
+    let template = with_sealed_segments(5);
+    let image = template.machine.read(FIRST);
+    let mut dice = Dice::new(8);
+    let mut met = 0;
+    for round in 0..100 {
+        let mut driver = with_the_same(&template);
+        let byte = DATA_AT as usize + dice.below((data_end(&image) - DATA_AT as usize) as u64) as usize;
+        driver.machine.damage(FIRST, |bytes| bytes[byte] ^= 1);
+        // The hint is there, so the start does not look. A look at every key must, if a live record was hit.
+        let checked = driver.open().and_then(|_| driver.check_all());
+        let compacted = if round % 2 == 0 { driver.run(300) } else { Ok(()) };
+        match (checked, compacted) {
+            (Err(Halt::Corrupt), _) | (_, Err(Halt::Corrupt)) => {
+                met += 1;
+                assert_eq!(driver.store().health().map(|c| c.file.as_str()), Some(FIRST));
+                assert!(matches!(driver.get(b"key 1"), Err(Halt::Corrupt)));
+                assert!(matches!(driver.probe(b"key 1"), Err(Halt::Corrupt)));
+                driver.store().write_turn().unwrap();
+                assert!(!driver.store().background(1 << 20).unwrap());
+                assert!(driver.machine.files().iter().any(|(name, _)| name == FIRST));
+            }
+            (Ok(()), Ok(())) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(met > 20, "only {met} of 100 were met");
+}
+
+#[test]
+fn a_missing_or_shortened_segment_is_damage() {
+    let template = with_sealed_segments(6);
+    for name in hints(&template).iter().map(|hint| hint.replace(".hint", ".log")) {
+        let mut driver = with_the_same(&template);
+        driver.machine.lose(&name);
+        assert!(matches!(driver.open(), Err(Halt::Corrupt)), "{name}");
+        assert_eq!(driver.store().health().map(|c| (c.file.clone(), c.offset)), Some((name.clone(), 0)));
+        let mut driver = with_the_same(&template);
+        let len = data_end(&template.machine.read(&name)) - 1;
+        driver.machine.damage(&name, |bytes| bytes.truncate(len));
+        assert!(matches!(driver.open(), Err(Halt::Corrupt)), "{name}");
+        assert_eq!(driver.store().health().map(|c| (c.file.clone(), c.offset)), Some((name, len as u64)));
+    }
+}
+
+#[test]
+fn a_damaged_store_still_keeps_its_small_state() {
+    let mut driver = with_sealed_segments(6);
+    driver.machine.lose(FIRST);
+    assert!(matches!(driver.open(), Err(Halt::Corrupt)));
+    let id = driver.store().persist(|state| state.largest_grace_ms = 77).unwrap();
+    let mut persisted = None;
+    while persisted != Some(id) {
+        if let Some(dkv::store::Event::Persisted(done)) = driver.store().poll().unwrap() {
+            persisted = Some(done);
+        }
+    }
+    driver.store().write_turn().unwrap();
+    driver.store().mark_idle().unwrap();
+    driver.lose_power(1);
+    assert!(matches!(driver.open(), Err(Halt::Corrupt)));
+    assert_eq!(driver.store().small_state().largest_grace_ms, 77);
+}
+
+#[test]
+fn a_missing_or_damaged_small_state_is_refused_with_a_remedy() {
+    let mut driver = with_sealed_segments(7);
+    driver.machine.damage("state", |bytes| bytes[30] ^= 1);
+    let Err(Halt::Open(refused)) = driver.open() else { panic!("opened") };
+    assert!(refused.to_string().contains("damaged"), "{refused}");
+    driver.kill();
+    driver.machine.lose("state");
+    let Err(Halt::Open(refused)) = driver.open() else { panic!("opened") };
+    assert!(refused.to_string().contains("missing"), "{refused}");
+}
