@@ -70,6 +70,8 @@ pub struct Server {
     written: crate::id::Lsn,
     log_is_idle: bool,
     has_background: bool,
+    /// The store's damage was said, here or at the start.
+    damage_is_told: bool,
     has_more: bool,
     accept_more: bool,
     sync_since_ns: Option<(u64, u64)>,
@@ -104,6 +106,7 @@ impl Server {
         let now = Now { boot_ns: boot_ns(), wall_ms: wall_ms() };
         core.at(now);
         let written = core.store().end();
+        let damage_is_told = core.store().health().is_some();
         Self {
             limits,
             hosts,
@@ -129,6 +132,7 @@ impl Server {
             written,
             log_is_idle: false,
             has_background: true,
+            damage_is_told,
             has_more: true,
             accept_more: false,
             sync_since_ns: None,
@@ -281,13 +285,19 @@ impl Server {
         }
     }
 
-    /// Notes what the log did in this turn: whether it was written, and how long its syncs take.
+    /// Notes what the log did in this turn: whether it was written, found damaged, and how long its syncs take.
     fn watch_log(&mut self) {
         let end = self.core.store().end();
         if end != self.written {
             self.written = end;
             self.last_write_ms = self.now.ms();
             self.log_is_idle = false;
+        }
+        if !self.damage_is_told
+            && let Some(damage) = self.core.store().health()
+        {
+            log::error!("{damage}. This copy serves no more requests; dkv log verify checks its data directory");
+            self.damage_is_told = true;
         }
         let syncs = self.core.store().syncs();
         if let Some((number, since_ns)) = self.sync_since_ns
@@ -434,7 +444,8 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
     }
 }
 
-fn boot_ns() -> u64 {
+/// Nanoseconds of the clock that also counts while the machine sleeps.
+pub(super) fn boot_ns() -> u64 {
     let boot = clock_gettime(ClockId::Boottime);
     boot.tv_sec.unsigned_abs() * 1_000_000_000 + boot.tv_nsec.unsigned_abs()
 }
