@@ -1,5 +1,6 @@
 //! The server's core by itself: no sockets, no clock; a disk in memory and a sink that remembers. Each test tells one
 //! law of answers.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking")]
 
 mod support;
 

@@ -48,6 +48,40 @@
 //!   second one whose predecessor is sealed.
 //! - A segment's head, and its name in the directory, are durable before anything is written into it.
 //! - Positions of committed records are in the index, those of pending ones in the overlay, and nowhere else.
+//!
+//! # A turn
+//!
+//! ```
+//! use dkv::id::{Epoch, Uuid};
+//! use dkv::store::{Event, Kind, Lookup, Options, Probe, SmallState, Store, dir::DataDir, files::RealDisk};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path();
+//! let address = "127.0.0.1:8080".parse()?;
+//! let (wake, woken) = std::sync::mpsc::channel();
+//! let disk = RealDisk::start(DataDir::open(path, address)?, move || wake.send(()).unwrap_or(()))?;
+//! let fresh = || SmallState::new(address, Uuid(1), Uuid(2), 3); // random numbers, really
+//! let (mut store, _recovery) = Store::open(disk, Options::default(), fresh)?;
+//!
+//! if let Probe::Absent { prior, .. } = store.probe(b"key", None) {
+//!     let lsn = store.stage(Epoch(1), Kind::Set, b"key", b"value", 0, prior).map_err(|e| format!("{e:?}"))?;
+//!     assert!(matches!(store.get(b"key", None), Lookup::Absent)); // not committed
+//!     store.write_turn()?;
+//!     while store.committed() < lsn {
+//!         woken.recv()?;
+//!         while let Some(event) = store.poll()? {
+//!             if let Event::Durable(upto) = event {
+//!                 store.commit(upto);
+//!             }
+//!         }
+//!     }
+//!     assert_eq!(store.get(b"key", None), Lookup::Found { lsn, value: b"value" });
+//! }
+//! store.close()?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod append;
 mod compaction;
@@ -328,9 +362,6 @@ impl<D: Disk> Store<D> {
     /// # Panics
     /// If `upto` is not durable here.
     pub fn commit(&mut self, upto: Lsn) {
-        if self.health.is_some() {
-            return;
-        }
         assert!(upto <= self.log.durable, "{upto:?} is committed before it is durable ({:?})", self.log.durable);
         while let Some(pending) = self.overlay.pop(upto) {
             self.apply(&pending);
@@ -397,11 +428,6 @@ impl<D: Disk> Store<D> {
     #[must_use]
     pub fn small_state(&self) -> &SmallState {
         self.small.state()
-    }
-
-    /// The disk: for tests that break it.
-    pub fn disk_mut(&mut self) -> &mut D {
-        &mut self.disk
     }
 
     /// Figures for `/metrics`. Takes a look at every segment.

@@ -124,6 +124,9 @@ impl<D: Disk> Store<D> {
             let (slot, source) = self.load_sealed(found, head, seal, run.committed, &mut uncommitted, report)?;
             sources.push((slot, source));
         }
+        if let Some((found, head, seal)) = survey.sealed.last() {
+            self.seal_anew(found.file, head, seal)?;
+        }
         (report.torn_bytes, report.records) = (run.torn_bytes, run.end.0 - survey.sealed_end().0);
         self.rewrite_unsealed(survey, run, &mut sources, &mut uncommitted)?;
         self.fill_index(sources).map_err(|e| OpenError::Io("reading the hints", e))?;
@@ -195,6 +198,17 @@ impl<D: Disk> Store<D> {
             self.write_hint(slot, &all).map_err(OpenError::from)?;
         }
         Ok((slot, Source::Memory(to_index)))
+    }
+
+    /// The last seal may be in the page cache only: a crash came before its sync was done, or the sync failed. Nothing
+    /// must be built upon it before it is durable, and a page whose sync failed is written only if it is changed anew.
+    /// Of the seals before it that is known: the successor of each was synced.
+    fn seal_anew(&mut self, file: FileId, head: &Head, seal: &Seal) -> Result<(), OpenError> {
+        let io = |e| OpenError::Io("sealing a segment of the log anew", e);
+        self.disk.write(file, Seal::AT, &[IoSlice::new(&seal.encode(head.salt))]).map_err(io)?;
+        let op = self.disk.start_sync(Lane::Data, file);
+        wait_for(&mut self.disk, op).map_err(io)?;
+        Ok(())
     }
 
     fn open_hint(&mut self, head: &Head, seal: &Seal) -> io::Result<Option<HintFile>> {
@@ -484,7 +498,7 @@ struct Collected {
 }
 
 /// Waits for one operation; nothing else is under way.
-fn wait_for(disk: &mut impl Disk, op: OpId) -> io::Result<Done> {
+pub(super) fn wait_for(disk: &mut impl Disk, op: OpId) -> io::Result<Done> {
     loop {
         match disk.wait() {
             Some((done, result)) if done == op => return result,
