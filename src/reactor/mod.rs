@@ -30,6 +30,9 @@ const OWN: Token = Token(usize::MAX - 2);
 
 /// Connections accepted in one turn at most: a flood of them must not starve those that are there.
 const ACCEPTS_PER_TURN: usize = 64;
+/// Connections that may wait to be accepted: mio asks for 128, and those that come in a burst above it meet a second's
+/// pause. The system may allow fewer (net.core.somaxconn).
+const BACKLOG: i32 = 4096;
 /// How much a read asks for, and at most where a larger body is on its way.
 const READ_BYTES: usize = 64 * 1024;
 const READ_LARGE_BYTES: usize = 1024 * 1024;
@@ -72,6 +75,7 @@ impl<T> Reactor<T> {
     pub fn new(listen: SocketAddr) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(listen)?;
+        rustix::net::listen(&listener, BACKLOG)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Self {
             poll,

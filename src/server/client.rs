@@ -194,6 +194,7 @@ impl Server {
 
     fn take_request(&mut self, id: ConnId, decoder: &mut Decoder, buffer: &mut Buffer, used: &mut usize) -> Next {
         let most = self.cluster.settings().limits.max_inflight_bytes as u64;
+        let came = (buffer.len() - *used) as u64;
         let room = most.saturating_sub(self.inflight_bytes() + buffer.len() as u64);
         let mut scratch = std::mem::take(&mut self.scratch);
         let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits);
@@ -207,7 +208,7 @@ impl Server {
                     Next::Bytes
                 }
             }
-            Step::Head(head) => self.on_head(id, &head, room),
+            Step::Head(head) => self.on_head(id, &head, room, came),
             Step::Reject(reject) => self.refuse(id, About::UNREADABLE, CallKind::Other, &reject.into()),
             Step::Complete(request, bytes) => {
                 *used += bytes;
@@ -239,7 +240,7 @@ impl Server {
     }
 
     /// A head whose body is still to come: refused now, or told to go on.
-    fn on_head(&mut self, id: ConnId, head: &Head<'_>, room: u64) -> Next {
+    fn on_head(&mut self, id: ConnId, head: &Head<'_>, room: u64, came: u64) -> Next {
         let about = About::new(head).closing();
         if let Err(error) = api::admit(head, &self.limits, &self.hosts) {
             return self.refuse(id, about, CallKind::Other, &error);
@@ -248,7 +249,8 @@ impl Server {
             BodyKind::Length(n) => n,
             BodyKind::None | BodyKind::Chunked => 0,
         };
-        if needs > room || room == 0 {
+        // What has come of the body is counted already.
+        if needs.saturating_sub(came) > room || room == 0 {
             return self.refuse(id, about, CallKind::Other, &overloaded());
         }
         if self.draining_until_ms.is_some() {
@@ -349,6 +351,7 @@ impl Server {
             stage: Stage::Listening,
             heard_ms: now_ms,
         });
+        self.links += 1;
         self.reactor.again(id);
         Next::Handed
     }

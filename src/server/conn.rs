@@ -39,6 +39,8 @@ pub struct Client {
     pub pipeline: Pipeline<Due>,
     /// What it was in the midst of at the last look, and since when (milliseconds of the loop's clock).
     pub phase: Phase,
+    /// How many requests had come before that.
+    pub request: u64,
     /// See `phase`.
     pub since_ms: u64,
     /// Bytes of the body under way that have come, as of the last look.
@@ -89,6 +91,7 @@ impl Client {
             decoder: Decoder::default(),
             pipeline: Pipeline::default(),
             phase: Phase::Idle,
+            request: 0,
             since_ms: now_ms,
             body_bytes: 0,
             is_last: false,

@@ -20,6 +20,9 @@ const FRAME_BYTES_MAX: usize = (64 << 20) + (64 << 10) + wire::FRAME_EXTRA_BYTES
 /// The longest answer to an upgrade that is looked at.
 const UPGRADE_BYTES_MAX: usize = 4096;
 
+/// Whoever the table does not have.
+const STRANGER: NodeId = NodeId(u32::MAX);
+
 /// Who this node says it is.
 #[derive(Debug)]
 pub(super) struct Identity {
@@ -51,7 +54,10 @@ impl Server {
         for (node, class) in self.peers.due(now_ms) {
             let link = Link { node, class, is_dialled: true, stage: Stage::Connecting, heard_ms: now_ms };
             match self.reactor.connect(self.cluster.node(node).address, Role::Link(link)) {
-                Ok(conn) => self.peers.dialled(node, class, conn, now_ms),
+                Ok(conn) => {
+                    self.links += 1;
+                    self.peers.dialled(node, class, conn, now_ms);
+                }
                 Err(e) => {
                     log::debug!("{} cannot be dialled: {e}", self.cluster.node(node).address);
                     self.peers.down(node, class, false, now_ms);
@@ -243,6 +249,8 @@ impl Server {
     fn on_hello(&mut self, id: ConnId, hello: &Hello<'_>) -> Then {
         let node = hello.from;
         if let Err(reason) = self.check_hello(hello) {
+            // Its number is a place in its own table, which may be another.
+            let node = self.node_called(hello.address);
             if let Some(conn) = self.reactor.get(id)
                 && let Role::Link(link) = &mut conn.state
             {
@@ -280,8 +288,12 @@ impl Server {
 
     /// The dialling side: is it whom we meant?
     fn on_welcome(&mut self, id: ConnId, hello: &Hello<'_>) -> Then {
+        let Some(Conn { state: Role::Link(Link { node: dialled, .. }), .. }) = self.reactor.get(id) else {
+            return Then::Close;
+        };
+        let dialled = *dialled;
         if let Err(reason) = self.check_hello(hello) {
-            self.note_refusal(hello.from, &format!("its welcome is refused: {reason}"));
+            self.note_refusal(dialled, &format!("its welcome is refused: {reason}"));
             return Then::Close;
         }
         let Some(conn) = self.reactor.get(id) else { return Then::Close };
@@ -350,13 +362,20 @@ impl Server {
         self.metrics.refused_links += 1;
         let known = self.identity.refusals.get(&node);
         if known.is_none_or(|known| known != why) {
-            let who =
-                self.cluster.nodes().get(node.0 as usize).map_or("a stranger".to_owned(), |n| n.address.to_string());
-            log::error!("no link with {who}: {why}");
-            if (node.0 as usize) < self.cluster.nodes().len() {
-                self.identity.refusals.insert(node, why.to_owned());
-            }
+            log::error!("no link with {}: {why}", self.name_of(node));
+            self.identity.refusals.insert(node, why.to_owned());
         }
+    }
+
+    /// The node at this address, or [`STRANGER`].
+    fn node_called(&self, address: &str) -> NodeId {
+        address.parse().ok().and_then(|address| self.cluster.node_at(address)).unwrap_or(STRANGER)
+    }
+
+    /// How a node is called in messages.
+    pub(super) fn name_of(&self, node: NodeId) -> String {
+        let known = self.cluster.nodes().get(node.0 as usize);
+        known.map_or("a node that is not in this node's table".to_owned(), |node| node.address.to_string())
     }
 
     fn forget_refusal(&mut self, node: NodeId) {
@@ -369,6 +388,7 @@ impl Server {
     pub(super) fn on_gone(&mut self, mut conn: Conn<Role>) {
         let now_ms = self.now.ms();
         let id = conn.id;
+        self.links -= usize::from(matches!(conn.state, Role::Link(_)));
         match &mut conn.state {
             Role::Client(client) => {
                 self.ledger.promise(client, 0);

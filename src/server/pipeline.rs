@@ -67,6 +67,12 @@ impl<A: Copy> Pipeline<A> {
         }
     }
 
+    /// Requests that ever came in.
+    #[must_use]
+    pub fn pushed(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
     /// Requests without an answer, or whose answer waits for its turn.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -107,6 +113,7 @@ mod tests {
             prop_assert!(pipeline.is_empty());
             prop_assert_eq!(pipeline.early_bytes(), 0);
             prop_assert_eq!(pipeline.push(7), 20);
+            prop_assert_eq!(pipeline.pushed(), 21);
         }
     }
 }
