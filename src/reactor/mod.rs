@@ -57,6 +57,8 @@ pub struct Reactor<T> {
     events: Events,
     listener: Option<TcpListener>,
     accept_paused: bool,
+    /// A turn's bound was reached while accepting: no event will tell of those that still wait.
+    accept_again: bool,
     conns: Slab<Conn<T>>,
     next_generation: u32,
     again: Vec<ConnId>,
@@ -82,6 +84,7 @@ impl<T> Reactor<T> {
             events: Events::with_capacity(1024),
             listener: Some(listener),
             accept_paused: false,
+            accept_again: false,
             conns: Slab::new(),
             next_generation: 0,
             again: Vec::new(),
@@ -114,15 +117,16 @@ impl<T> Reactor<T> {
     }
 
     /// Waits until something is ready or the timeout has passed; at once where work was left over
-    /// ([`Reactor::again`]). Fills `ready`, which is emptied first.
+    /// ([`Reactor::again`]), also by [`Reactor::accept`], or output was queued behind the last flush. Fills `ready`, which is emptied first.
     ///
     /// # Errors
     /// The poll itself failed.
     pub fn wait(&mut self, timeout: Option<Duration>, ready: &mut Ready) -> io::Result<()> {
         ready.connections.clear();
-        ready.accept = false;
+        ready.accept = std::mem::take(&mut self.accept_again);
         ready.own = false;
-        let timeout = if self.again.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let is_left = ready.accept || !self.again.is_empty() || !self.dirty.is_empty();
+        let timeout = if is_left { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             other => other?,
@@ -160,13 +164,14 @@ impl<T> Reactor<T> {
         Ok(())
     }
 
-    /// Accepts what is waiting, up to a bound a turn and to `room` connections. `None` once there is no more.
-    /// Pauses, and says so in the log, where the system has no descriptors left: [`Reactor::resume_accepting`].
-    pub fn accept(&mut self, room: usize, mut state: impl FnMut(SocketAddr) -> T) -> Accepted {
-        let mut accepted = Accepted { count: 0, more: false };
+    /// Accepts what is waiting, up to a bound a turn (those behind it are the next turn's) and to `room` connections.
+    /// Returns how many were taken, or lost in the taking. Pauses where there is no room, or, saying so in the log, where
+    /// the system has no descriptors left: [`Reactor::resume_accepting`].
+    pub fn accept(&mut self, room: usize, mut state: impl FnMut(SocketAddr) -> T) -> usize {
+        let mut accepted = 0;
         let Some(listener) = &self.listener else { return accepted };
-        while accepted.count < ACCEPTS_PER_TURN {
-            if accepted.count >= room {
+        while accepted < ACCEPTS_PER_TURN {
+            if accepted >= room {
                 self.accept_paused = true;
                 return accepted;
             }
@@ -181,7 +186,7 @@ impl<T> Reactor<T> {
                     ) {
                         log::warn!("a connection of {peer} could not be set up: {e}");
                     }
-                    accepted.count += 1;
+                    accepted += 1;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return accepted,
                 Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
@@ -192,11 +197,11 @@ impl<T> Reactor<T> {
                 // The connection went away before it was accepted, or the network has a fault: the next may be good.
                 Err(e) => {
                     log::debug!("accept: {e}");
-                    accepted.count += 1;
+                    accepted += 1;
                 }
             }
         }
-        accepted.more = true;
+        self.accept_again = true;
         accepted
     }
 
@@ -390,15 +395,6 @@ impl<T> Reactor<T> {
     }
 }
 
-/// What [`Reactor::accept`] did.
-#[derive(Debug, Clone, Copy)]
-pub struct Accepted {
-    /// Connections taken (or lost in the taking).
-    pub count: usize,
-    /// The bound of the turn was reached: there may be more.
-    pub more: bool,
-}
-
 // The descriptors of the process, or of the system, are used up.
 const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
 const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
@@ -507,6 +503,19 @@ mod tests {
         assert_eq!(old.slot, new.slot);
         assert!(reactor.get(old).is_none());
         assert!(reactor.get(new).is_some());
+    }
+
+    #[test]
+    fn a_burst_of_connections_is_accepted_to_its_end() {
+        let (mut reactor, address) = reactor();
+        // All of them wait before the one event of the listener is seen.
+        let burst: Vec<Std> = (0..ACCEPTS_PER_TURN + 3).map(|_| Std::connect(address).unwrap()).collect();
+        let mut turns = 0;
+        turn_until(&mut reactor, |reactor, _| {
+            turns += 1;
+            assert!(turns < 5, "a turn waited in vain while connections were left in the queue");
+            reactor.len() == burst.len()
+        });
     }
 
     #[test]

@@ -73,7 +73,6 @@ pub struct Server {
     /// The store's damage was said, here or at the start.
     damage_is_told: bool,
     has_more: bool,
-    accept_more: bool,
     sync_since_ns: Option<(u64, u64)>,
 }
 
@@ -134,7 +133,6 @@ impl Server {
             has_background: true,
             damage_is_told,
             has_more: true,
-            accept_more: false,
             sync_since_ns: None,
             cluster,
             me,
@@ -177,7 +175,7 @@ impl Server {
                 self.on_client_ready(*id);
             }
         }
-        if ready.accept || self.accept_more || self.reactor.accept_is_paused() {
+        if ready.accept || self.reactor.accept_is_paused() {
             self.accept();
         }
         self.tell_time();
@@ -234,7 +232,7 @@ impl Server {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.has_background || self.has_more || self.accept_more {
+        if self.has_background || self.has_more {
             return Some(Duration::ZERO);
         }
         let mut next = self.next_beacon_ms;
@@ -262,9 +260,7 @@ impl Server {
             count += 1;
             Role::Client(Client::new(now_ms, count > most))
         });
-        self.metrics.accepted += accepted.count as u64;
-        // The listener tells of new arrivals only: of those that are left here no event will come.
-        self.accept_more = accepted.more;
+        self.metrics.accepted += accepted as u64;
     }
 
     fn timers(&mut self) {
