@@ -62,8 +62,8 @@ impl Cluster {
 
     /// The `n`th of this test's keys that belong to the shard.
     pub fn key(&self, shard: usize, n: usize) -> String {
-        let mine = (0..).map(|i| format!("key-{i}")).filter(|key| self.shard_of(key.as_bytes()) == shard);
-        mine.skip(n).next().unwrap()
+        let mut mine = (0..).map(|i| format!("key-{i}")).filter(|key| self.shard_of(key.as_bytes()) == shard);
+        mine.nth(n).unwrap()
     }
 
     pub fn shard_of(&self, key: &[u8]) -> usize {
