@@ -198,8 +198,7 @@ fn from_root(path: &str, module: &str) -> Option<String> {
 
 /// Reads a path, with its groups in braces, from `at`; gives where it ends.
 fn tree(tokens: &[String], mut at: usize, mut path: String, leaves: &mut Vec<String>) -> usize {
-    loop {
-        let Some(token) = tokens.get(at) else { break };
+    while let Some(token) = tokens.get(at) {
         if token == "{" && path.ends_with("::") {
             at += 1;
             while tokens.get(at).is_some_and(|token| token != "}") {
