@@ -59,6 +59,8 @@ pub struct Reactor<T> {
     accept_paused: bool,
     /// A turn's bound was reached while accepting: no event will tell of those that still wait.
     accept_again: bool,
+    /// Said, until a connection is accepted again.
+    out_of_descriptors: bool,
     conns: Slab<Conn<T>>,
     next_generation: u32,
     again: Vec<ConnId>,
@@ -85,6 +87,7 @@ impl<T> Reactor<T> {
             listener: Some(listener),
             accept_paused: false,
             accept_again: false,
+            out_of_descriptors: false,
             conns: Slab::new(),
             next_generation: 0,
             again: Vec::new(),
@@ -187,10 +190,13 @@ impl<T> Reactor<T> {
                         log::warn!("a connection of {peer} could not be set up: {e}");
                     }
                     accepted += 1;
+                    self.out_of_descriptors = false;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return accepted,
                 Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
-                    log::warn!("no descriptor is left for a new connection ({e}): accepting pauses until one is free");
+                    if !std::mem::replace(&mut self.out_of_descriptors, true) {
+                        log::warn!("no descriptor is left for a connection ({e}): accepting pauses until one is free");
+                    }
                     self.accept_paused = true;
                     return accepted;
                 }

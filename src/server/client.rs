@@ -174,8 +174,9 @@ impl Server {
         if let Some(conn) = self.reactor.get(id)
             && let Role::Client(client) = &mut conn.state
         {
-            let left = buffer.len() - used;
-            self.ledger.promise(client, decoder.wanted().saturating_sub(left) as u64);
+            // A body that was refused is not waited for.
+            let wanted = if matches!(next, Next::Bytes) { decoder.wanted() } else { 0 };
+            self.ledger.promise(client, wanted.saturating_sub(buffer.len() - used) as u64);
             client.decoder = decoder;
             client.is_paused = matches!(next, Next::Paused);
         }

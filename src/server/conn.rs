@@ -134,3 +134,11 @@ pub struct Link {
     /// When something was last heard on it, or when it began (milliseconds of the loop's clock).
     pub heard_ms: u64,
 }
+
+impl Link {
+    /// Whether another node forwards requests by it.
+    #[must_use]
+    pub fn brings_requests(&self) -> bool {
+        !self.is_dialled && self.class == Class::Data && self.stage == Stage::Up
+    }
+}

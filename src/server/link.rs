@@ -76,6 +76,15 @@ impl Server {
         }
     }
 
+    /// Tells those who forward requests here that this node stops.
+    pub(super) fn say_goodbye(&mut self) {
+        let links: Vec<LinkId> = self.peers.accepted_data().collect();
+        let (_, mut out) = self.core_and_sink();
+        for link in links {
+            out.send(link, &Message::Leaving);
+        }
+    }
+
     /// Something happened on a link.
     pub(super) fn on_link_ready(&mut self, id: ConnId) {
         let Some(conn) = self.reactor.get(id) else { return };
@@ -199,20 +208,21 @@ impl Server {
         let link = LinkId(id);
         match (stage, message) {
             (Stage::Up, Message::Forward(forward)) => {
-                let draining = self.draining_until_ms.is_some();
                 let (core, mut out) = self.core_and_sink();
-                if draining {
-                    // Surely not executed: the sender waits for whoever leads next.
-                    out.send(link, &Message::NotPrimary { id: forward.id, op: forward.op });
-                } else {
-                    core.on_forward(link, forward, &mut out);
-                }
+                core.on_forward(link, forward, &mut out);
             }
             (Stage::Up, Message::Answer { id, outcome }) => {
                 let (core, mut out) = self.core_and_sink();
                 core.on_answer(link, *id, outcome, &mut out);
             }
-            (Stage::Up, Message::NotPrimary { id, op }) => self.core.on_not_primary(link, *id, op),
+            (Stage::Up, Message::NotPrimary { id, op }) => {
+                let (core, mut out) = self.core_and_sink();
+                core.on_not_primary(link, *id, op, &mut out);
+            }
+            (Stage::Up, Message::Leaving) => {
+                let (core, mut out) = self.core_and_sink();
+                core.on_leaving(link, &mut out);
+            }
             (Stage::Up, Message::Ping(status)) => {
                 let mine = self.core.status();
                 self.hear(id, *status);
@@ -283,6 +293,9 @@ impl Server {
         out.send(LinkId(id), &Message::Welcome(welcome));
         // Whoever has just come up learns at once how we are.
         out.send(LinkId(id), &Message::Pong(status));
+        if self.draining_until_ms.is_some() {
+            self.say_goodbye();
+        }
         Then::Next
     }
 

@@ -362,6 +362,7 @@ impl Server {
             self.draining_until_ms = Some(self.now.ms() + self.cluster.settings().deadlines.drain_ms);
             self.reactor.stop_listening();
             self.next_sweep_ms = 0;
+            self.say_goodbye();
         }
     }
 
@@ -373,8 +374,11 @@ impl Server {
             return true;
         }
         let busy = self.reactor.iter_mut().any(|conn| match &conn.state {
-            Role::Client(client) => !client.pipeline.is_empty() || conn.output_bytes() > 0,
-            Role::Link(_) => conn.output_bytes() > 0,
+            Role::Client(client) => {
+                !client.pipeline.is_empty() || client.decoder.phase() != Phase::Idle || conn.output_bytes() > 0
+            }
+            // Who forwards requests here was told, and closes the link when it has its answers.
+            Role::Link(link) => conn.output_bytes() > 0 || link.brings_requests(),
         });
         !busy && self.core.is_idle()
     }
