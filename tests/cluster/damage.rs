@@ -184,11 +184,7 @@ fn fill(cluster: &Cluster, shard: usize, from: usize) -> Vec<(String, Vec<u8>)> 
         if cluster.shard_of(key.as_bytes()) != shard {
             continue;
         }
-        let mut answer = set(&mut client, &key, &value(n));
-        // The next file of the log is not ready yet.
-        while answer.status == 503 {
-            answer = set(&mut client, &key, &value(n));
-        }
+        let answer = set(&mut client, &key, &value(n));
         match answer.status {
             201 => written.push((key, value(n))),
             507 => {
