@@ -357,6 +357,12 @@ impl<T> Reactor<T> {
         self.dirty.clear();
     }
 
+    /// Whether something was appended since the last [`Reactor::flush_dirty`].
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Marks a connection for [`Reactor::flush_dirty`] though nothing was appended: it became writable.
     pub fn touch(&mut self, id: ConnId) {
         let _ = self.output(id);

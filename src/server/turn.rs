@@ -182,6 +182,7 @@ impl Server {
         let begin = self.phase(TurnPhase::Read, begin);
 
         self.timers();
+        self.tell_time();
         let begin = self.phase(TurnPhase::Timers, begin);
 
         let (core, mut out) = self.core_and_sink();
@@ -232,7 +233,9 @@ impl Server {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.has_background || self.has_more {
+        // What the reaping of connections brought (requests of a broken link that are answered, or sent elsewhere) has
+        // come behind this turn's sending.
+        if self.has_background || self.has_more || self.reactor.has_unsent() {
             return Some(Duration::ZERO);
         }
         let mut next = self.next_beacon_ms;
