@@ -166,6 +166,11 @@ impl Peers {
         out.chain(self.incoming.values().copied()).collect()
     }
 
+    /// The accepted links by which other nodes forward requests.
+    pub fn accepted_data(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.incoming.iter().filter(|((_, class), _)| *class == Class::Data).map(|(_, conn)| LinkId(*conn))
+    }
+
     /// The dialled links that are up.
     pub fn dialled_up(&self) -> impl Iterator<Item = LinkId> + '_ {
         self.each().filter_map(|(.., o)| match o.state {

@@ -98,6 +98,9 @@ pub enum Message<'a> {
         /// The sender's table.
         table: &'a str,
     },
+    /// The accepting side of a data link is about to stop: it answers what it gets, but wants no more. The dialling side
+    /// closes the link once it has its answers.
+    Leaving,
     /// A beacon; answered by [`Message::Pong`].
     Ping(Status),
     /// The answer to a beacon.
@@ -155,6 +158,7 @@ const PONG: u8 = 5;
 const FORWARD: u8 = 6;
 const ANSWER: u8 = 7;
 const NOT_PRIMARY: u8 = 8;
+const LEAVING: u8 = 9;
 
 /// Appends a message as one frame.
 pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
@@ -165,6 +169,7 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         Message::Hello(hello) => w.u8(HELLO).hello(hello),
         Message::Welcome(hello) => w.u8(WELCOME).hello(hello),
         Message::Refuse { reason, table } => w.u8(REFUSE).bytes(reason.as_bytes()).bytes(table.as_bytes()),
+        Message::Leaving => w.u8(LEAVING),
         Message::Ping(status) => w.u8(PING).status(status),
         Message::Pong(status) => w.u8(PONG).status(status),
         Message::Forward(forward) => {
@@ -328,6 +333,7 @@ impl<'a> Reader<'a> {
             HELLO => Message::Hello(self.hello()?),
             WELCOME => Message::Welcome(self.hello()?),
             REFUSE => Message::Refuse { reason: self.text()?, table: self.text()? },
+            LEAVING => Message::Leaving,
             PING => Message::Ping(self.status()?),
             PONG => Message::Pong(self.status()?),
             FORWARD => {
@@ -487,6 +493,7 @@ mod tests {
         round_trip(&Message::Hello(hello));
         round_trip(&Message::Welcome(Hello { class: Class::Control, ..hello }));
         round_trip(&Message::Refuse { reason: "no", table: "0 Moscow" });
+        round_trip(&Message::Leaving);
         round_trip(&Message::Ping(status));
         round_trip(&Message::Pong(Status { is_primary: true, ..status }));
     }

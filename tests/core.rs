@@ -33,6 +33,7 @@ const OTHER: NodeId = NodeId(2);
 struct Heard {
     answers: Vec<(Ticket, String)>,
     wanted: Vec<NodeId>,
+    finished: Vec<LinkId>,
     link: Vec<u8>,
     returned: Vec<(u64, Vec<u8>)>,
     link_is_full: bool,
@@ -59,6 +60,9 @@ impl Sink for Heard {
     }
     fn want(&mut self, node: NodeId) {
         self.wanted.push(node);
+    }
+    fn finish(&mut self, link: LinkId) {
+        self.finished.push(link);
     }
 }
 
@@ -325,6 +329,48 @@ fn a_forward_without_an_answer_is_unknown_for_a_write_and_failed_for_a_read() {
 }
 
 #[test]
+fn a_link_whose_end_stops_is_kept_for_its_answers_and_takes_no_more() {
+    let mut world = World::new();
+    let (_, theirs) = keys(&world);
+    world.core.on_link_up(OTHER, link(1), &mut world.heard);
+    let under_way = world.ask(1, &op(Verb::Set, &theirs[0], "v"));
+    let id = world.frames()[0].id;
+    world.core.on_leaving(link(1), &mut world.heard);
+    assert!(world.heard.finished.is_empty());
+    let next = world.ask(2, &op(Verb::Set, &theirs[0], "w"));
+    assert_eq!(world.frames().len(), 1, "nothing more is sent there");
+    world.core.on_answer(link(1), id, &Outcome::Created(Lsn(1)), &mut world.heard);
+    assert_eq!(world.answer_of(under_way), Some("Created(Lsn(1))"));
+    assert_eq!(world.heard.finished, [link(1)]);
+    world.heard.link.clear();
+    world.core.on_link_up(OTHER, link(2), &mut world.heard);
+    assert_eq!(world.frames()[0].op.value, b"w");
+    assert_eq!(world.answer_of(next), None);
+}
+
+#[test]
+fn a_write_that_the_log_has_no_buffer_for_waits_for_one() {
+    let mut world = World::new();
+    let (mine, _) = keys(&world);
+    // Staged faster than segments are sealed and made, with a disk that does nothing meanwhile.
+    let value = "x".repeat(60_000);
+    world.machine.hang();
+    let asked: Vec<Ticket> =
+        (0..40).map(|n| world.ask(n, &op(Verb::Set, &mine[n as usize % mine.len()], &value))).collect();
+    world.core.flush(&mut world.heard).unwrap();
+    assert!(world.core.held_bytes() > 60_000, "some of them wait");
+    assert!(world.heard.answers.is_empty());
+    world.machine.resume();
+    world.settle();
+    world.settle();
+    for ticket in asked {
+        let answer = world.answer_of(ticket).unwrap_or("none");
+        assert!(answer.starts_with("Created") || answer.starts_with("Replaced"), "{answer}");
+    }
+    assert_eq!(world.core.held_bytes(), 0);
+}
+
+#[test]
 fn a_full_link_refuses_and_nothing_is_kept() {
     let mut world = World::new();
     let (_, theirs) = keys(&world);
@@ -353,7 +399,7 @@ fn what_is_not_ours_goes_back_and_is_tried_again() {
     let set = world.ask(1, &op(Verb::Set, &theirs[0], "again"));
     let id = world.frames()[0].id;
     let returned = op(Verb::Set, &theirs[0], "again");
-    world.core.on_not_primary(link(1), id, &returned);
+    world.core.on_not_primary(link(1), id, &returned, &mut world.heard);
     assert_eq!(world.answer_of(set), None);
     world.heard.link.clear();
     world.pass(25);
@@ -372,7 +418,7 @@ fn what_comes_back_one_by_one_is_sent_again_in_its_order() {
     let ids: Vec<u64> = world.frames().iter().map(|frame| frame.id).collect();
     world.heard.link.clear();
     for (id, value) in ids.into_iter().zip(values) {
-        world.core.on_not_primary(link(1), id, &op(Verb::Set, &theirs[0], value));
+        world.core.on_not_primary(link(1), id, &op(Verb::Set, &theirs[0], value), &mut world.heard);
     }
     world.ask(1, &op(Verb::Set, &theirs[0], "4"));
     world.pass(25);

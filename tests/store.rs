@@ -29,7 +29,8 @@ fn expect(result: Result<(), Halt>, driver: &mut Driver) {
 #[test]
 fn it_holds_what_a_map_holds_through_restarts_compactions_and_cold_reads() {
     for seed in 0..6 {
-        let mut driver = Driver::new(seed, Load { evicts: seed % 2 == 0, ..Load::default() });
+        let mut driver =
+            Driver::new(seed, Load { evicts: seed % 2 == 0, commits_late: seed % 3 == 0, ..Load::default() });
         let mut compactions = 0;
         for restart in 0..5 {
             open(&mut driver);
@@ -102,7 +103,8 @@ fn a_crash_at_every_call_loses_nothing_that_was_durable() {
 fn repeated_crashes_lose_nothing_that_was_durable() {
     for seed in 0..30 {
         let mut dice = Dice::new(seed);
-        let mut driver = Driver::new(seed, Load { evicts: seed % 3 == 0, ..Load::default() });
+        let mut driver =
+            Driver::new(seed, Load { evicts: seed % 3 == 0, commits_late: seed % 2 == 0, ..Load::default() });
         for crash in 0..40 {
             driver.machine.fault_at(1 + dice.below(400), Fault::Stop);
             let ran = driver.open().and_then(|_| driver.run(60));
@@ -230,6 +232,14 @@ fn a_full_disk_refuses_sets_goes_on_with_the_rest_and_recovers() {
         while driver.refused_full == 0 {
             let turned = driver.turn();
             expect(turned, &mut driver);
+        }
+        // The room for deletes is there already: not a byte more is to be had.
+        driver.machine.set_capacity(driver.machine.used_bytes());
+        for n in driver.history.len() as u64 / 2..driver.history.len() as u64 / 2 + 20 {
+            let delete = Write { kind: Kind::Delete, key: key(n), value: Vec::new() };
+            let full_before = driver.refused_full;
+            let deleted = driver.write(delete);
+            assert!(deleted.is_ok() && driver.refused_full == full_before, "seed {seed}, delete {n}: {deleted:?}");
         }
         let settled = driver.settle();
         expect(settled, &mut driver);

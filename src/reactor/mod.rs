@@ -30,6 +30,9 @@ const OWN: Token = Token(usize::MAX - 2);
 
 /// Connections accepted in one turn at most: a flood of them must not starve those that are there.
 const ACCEPTS_PER_TURN: usize = 64;
+/// Connections that may wait to be accepted: mio asks for 128, and those that come in a burst above it meet a second's
+/// pause. The system may allow fewer (net.core.somaxconn).
+const BACKLOG: i32 = 4096;
 /// How much a read asks for, and at most where a larger body is on its way.
 const READ_BYTES: usize = 64 * 1024;
 const READ_LARGE_BYTES: usize = 1024 * 1024;
@@ -59,8 +62,8 @@ pub struct Reactor<T> {
     accept_paused: bool,
     /// A turn's bound was reached while accepting: no event will tell of those that still wait.
     accept_again: bool,
-    /// It was said that no descriptor is left.
-    accept_warned: bool,
+    /// Said, until a connection is accepted again.
+    out_of_descriptors: bool,
     conns: Slab<Conn<T>>,
     next_generation: u32,
     again: Vec<ConnId>,
@@ -79,6 +82,7 @@ impl<T> Reactor<T> {
     pub fn new(listen: SocketAddr) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(listen)?;
+        rustix::net::listen(&listener, BACKLOG)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Self {
             poll,
@@ -86,7 +90,7 @@ impl<T> Reactor<T> {
             listener: Some(listener),
             accept_paused: false,
             accept_again: false,
-            accept_warned: false,
+            out_of_descriptors: false,
             conns: Slab::new(),
             next_generation: 0,
             again: Vec::new(),
@@ -119,7 +123,7 @@ impl<T> Reactor<T> {
     }
 
     /// Waits until something is ready or the timeout has passed; at once where work was left over
-    /// ([`Reactor::again`]), also by [`Reactor::accept`], or output was queued behind the last flush. Fills `ready`, which is emptied first.
+    /// ([`Reactor::again`]), also by [`Reactor::accept`]. Fills `ready`, which is emptied first.
     ///
     /// # Errors
     /// The poll itself failed.
@@ -127,7 +131,7 @@ impl<T> Reactor<T> {
         ready.connections.clear();
         ready.accept = std::mem::take(&mut self.accept_again);
         ready.own = false;
-        let is_left = ready.accept || !self.again.is_empty() || !self.dirty.is_empty();
+        let is_left = ready.accept || !self.again.is_empty();
         let timeout = if is_left { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
@@ -179,7 +183,6 @@ impl<T> Reactor<T> {
             }
             match listener.accept() {
                 Ok((socket, peer)) => {
-                    self.accept_warned = false;
                     let state = state(peer);
                     if let Err(e) = insert(
                         &self.poll,
@@ -190,10 +193,11 @@ impl<T> Reactor<T> {
                         log::warn!("a connection of {peer} could not be set up: {e}");
                     }
                     accepted += 1;
+                    self.out_of_descriptors = false;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return accepted,
                 Err(e) if e.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code)) => {
-                    if !std::mem::replace(&mut self.accept_warned, true) {
+                    if !std::mem::replace(&mut self.out_of_descriptors, true) {
                         log::warn!("the system has no room for a new connection ({e}): accepting pauses until it has");
                     }
                     self.accept_paused = true;
@@ -369,6 +373,12 @@ impl<T> Reactor<T> {
         if let Some(conn) = lookup(&mut self.conns, id) {
             conn.flush(now_ms);
         }
+    }
+
+    /// Whether something was appended since the last [`Reactor::flush_dirty`].
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// Marks a connection for [`Reactor::flush_dirty`] though nothing was appended: it became writable.

@@ -154,7 +154,7 @@ fn readyz(server: &Server, verbose: bool) -> Page {
             };
         }
         for (node, why) in &server.identity.refusals {
-            let _ = writeln!(body, "[!] no link with {}: {why}", address(server, *node));
+            let _ = writeln!(body, "[!] no link with {}: {why}", server.name_of(*node));
         }
     }
     let summary = checks.into_iter().find_map(|(_, why)| why).unwrap_or_else(|| "ready".to_owned());

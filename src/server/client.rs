@@ -172,10 +172,9 @@ impl Server {
         if let Some(conn) = self.reactor.get(id)
             && let Role::Client(client) = &mut conn.state
         {
-            let left = buffer.len() - used;
-            // Of what was refused nothing more is taken.
-            let wanted = if matches!(next, Next::Never) { 0 } else { decoder.wanted() };
-            self.ledger.promise(client, wanted.saturating_sub(left) as u64);
+            // A body that was refused is not waited for.
+            let wanted = if matches!(next, Next::Bytes) { decoder.wanted() } else { 0 };
+            self.ledger.promise(client, wanted.saturating_sub(buffer.len() - used) as u64);
             client.decoder = decoder;
             client.is_paused = matches!(next, Next::Paused);
         }
@@ -192,6 +191,7 @@ impl Server {
 
     fn take_request(&mut self, id: ConnId, decoder: &mut Decoder, buffer: &mut Buffer, used: &mut usize) -> Next {
         let most = self.cluster.settings().limits.max_inflight_bytes as u64;
+        let came = (buffer.len() - *used) as u64;
         let room = most.saturating_sub(self.inflight_bytes() + buffer.len() as u64);
         let mut scratch = std::mem::take(&mut self.scratch);
         let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits);
@@ -205,7 +205,7 @@ impl Server {
                     Next::Bytes
                 }
             }
-            Step::Head(head) => self.on_head(id, &head, room),
+            Step::Head(head) => self.on_head(id, &head, room, came),
             Step::Reject(reject) => self.refuse(id, About::UNREADABLE, CallKind::Other, &reject.into()),
             Step::Complete(request, bytes) => {
                 *used += bytes;
@@ -237,7 +237,7 @@ impl Server {
     }
 
     /// A head whose body is still to come: refused now, or told to go on.
-    fn on_head(&mut self, id: ConnId, head: &Head<'_>, room: u64) -> Next {
+    fn on_head(&mut self, id: ConnId, head: &Head<'_>, room: u64, came: u64) -> Next {
         let about = About::new(head).closing();
         if let Err(error) = api::admit(head, &self.limits, &self.hosts) {
             return self.refuse(id, about, CallKind::Other, &error);
@@ -246,7 +246,8 @@ impl Server {
             BodyKind::Length(n) => n,
             BodyKind::None | BodyKind::Chunked => 0,
         };
-        if needs > room || room == 0 {
+        // What has come of the body is counted already.
+        if needs.saturating_sub(came) > room || room == 0 {
             return self.refuse(id, about, CallKind::Other, &overloaded());
         }
         if self.draining_until_ms.is_some() {
@@ -353,6 +354,7 @@ impl Server {
             heard_ms: now_ms,
             written_bytes: 0,
         });
+        self.links += 1;
         self.reactor.again(id);
         Next::Handed
     }

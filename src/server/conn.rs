@@ -42,10 +42,10 @@ pub struct Client {
     pub pipeline: Pipeline<Due>,
     /// What it was in the midst of at the last look, and since when (milliseconds of the loop's clock).
     pub phase: Phase,
+    /// How many requests had come before that.
+    pub request: u64,
     /// See `phase`.
     pub since_ms: u64,
-    /// The number of the next request, as of the last look: another request is another beginning.
-    pub next_number: u64,
     /// Bytes of the body under way that have come, as of the last look.
     pub body_bytes: u64,
     /// No further request is taken: the answer that closes is under way, or the client has ended its half.
@@ -94,8 +94,8 @@ impl Client {
             decoder: Decoder::default(),
             pipeline: Pipeline::default(),
             phase: Phase::Idle,
+            request: 0,
             since_ms: now_ms,
-            next_number: 0,
             body_bytes: 0,
             is_last: false,
             is_paused: false,
@@ -144,4 +144,12 @@ pub struct Link {
     pub heard_ms: u64,
     /// Bytes that the kernel had taken at the last look.
     pub written_bytes: u64,
+}
+
+impl Link {
+    /// Whether another node forwards requests by it.
+    #[must_use]
+    pub fn brings_requests(&self) -> bool {
+        !self.is_dialled && self.class == Class::Data && self.stage == Stage::Up
+    }
 }

@@ -35,6 +35,8 @@ pub trait Sink {
     fn forward(&mut self, link: LinkId, forward: &Forward<'_>) -> Option<u64>;
     /// A link to this node is needed.
     fn want(&mut self, node: NodeId);
+    /// Nothing more will come or go on this link: it is to be closed.
+    fn finish(&mut self, link: LinkId);
 }
 
 /// An answer that waits for its barrier.
@@ -82,6 +84,8 @@ pub struct Core<D: Disk> {
     max_value_bytes: usize,
     /// The data link to each node, where it is up.
     pub(super) links: Vec<Option<LinkId>>,
+    /// Links whose other end stops, and that are kept for the answers that are still due.
+    pub(super) leaving: Vec<LinkId>,
     pub(super) lanes: FnvHashMap<LaneKey, Lane>,
     pub(super) sent: Slab<Sent>,
     pub(super) next_generation: u32,
@@ -119,6 +123,7 @@ impl<D: Disk> Core<D> {
             max_key_bytes: settings.limits.max_key_bytes,
             max_value_bytes: settings.limits.max_value_bytes,
             links: vec![None; cluster.nodes().len()],
+            leaving: Vec::new(),
             lanes: FnvHashMap::default(),
             sent: Slab::new(),
             next_generation: 0,
@@ -272,6 +277,10 @@ impl<D: Disk> Core<D> {
                     Executed::BehindWrite(lsn) => {
                         self.commit_lanes.push(asked.lane);
                         self.park_first(asked, op, Wait::Commit(lsn));
+                    }
+                    Executed::NoRoom => {
+                        self.commit_lanes.push(asked.lane);
+                        self.park_first(asked, op, Wait::Commit(self.store.end()));
                     }
                 }
             }

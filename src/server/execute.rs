@@ -27,6 +27,8 @@ pub enum Executed {
     Cold(OpId),
     /// A read behind a write of its own stream, which must be committed first.
     BehindWrite(Lsn),
+    /// The log takes no more for the moment: the disk is behind. Nothing has happened yet.
+    NoRoom,
 }
 
 impl<D: Disk> Core<D> {
@@ -114,11 +116,12 @@ impl<D: Disk> Core<D> {
             _ => Kind::Set,
         };
         let epoch = self.copy.epoch();
-        let lsn = self.store.stage(epoch, kind, op.key, op.value, 0, prior).map_err(|e| match e {
-            StageError::Full => Failure::DiskFull,
-            StageError::Busy => Failure::Overloaded,
-            StageError::Corrupt => Failure::Corrupt,
-        })?;
+        let lsn = match self.store.stage(epoch, kind, op.key, op.value, 0, prior) {
+            Ok(lsn) => lsn,
+            Err(StageError::Busy) => return Ok(Executed::NoRoom),
+            Err(StageError::Full) => return Err(Failure::DiskFull),
+            Err(StageError::Corrupt) => return Err(Failure::Corrupt),
+        };
         let outcome = match (op.verb, present) {
             (Verb::Delete, _) => Outcome::Deleted,
             (_, None) => Outcome::Created(lsn),

@@ -68,16 +68,35 @@ impl<D: Disk> Core<D> {
         sink.answer(sent.asked.ticket, outcome);
         self.ended(sent.asked.lane, sink);
         self.recycle(sent.key);
+        self.finish_left(link, sink);
+    }
+
+    /// The other end of a link that this node dialled is about to stop: nothing more is sent there, and the link is
+    /// closed once every answer has come. So an orderly stop leaves no request unknown.
+    pub fn on_leaving(&mut self, link: LinkId, sink: &mut impl Sink) {
+        for known in self.links.iter_mut().filter(|known| **known == Some(link)) {
+            *known = None;
+        }
+        self.leaving.push(link);
+        self.finish_left(link, sink);
+    }
+
+    fn finish_left(&mut self, link: LinkId, sink: &mut impl Sink) {
+        if self.leaving.contains(&link) && !self.sent.iter().any(|(_, sent)| sent.link == link) {
+            self.leaving.retain(|left| *left != link);
+            sink.finish(link);
+        }
     }
 
     /// The receiver of a forward was not the primary: the request waits for one to be known.
-    pub fn on_not_primary(&mut self, link: LinkId, id: u64, op: &Op<'_>) {
+    pub fn on_not_primary(&mut self, link: LinkId, id: u64, op: &Op<'_>, sink: &mut impl Sink) {
         let Some(sent) = self.take_sent(link, id) else { return };
         self.counters.forwards_misled += 1;
         let lane = self.lanes.get_mut(&sent.asked.lane).expect("a lane exists while a request of it is under way");
         lane.running -= 1;
         self.park_again(sent.asked, op);
         self.recycle(sent.key);
+        self.finish_left(link, sink);
     }
 
     fn take_sent(&mut self, link: LinkId, id: u64) -> Option<Sent> {
@@ -106,6 +125,7 @@ impl<D: Disk> Core<D> {
         if self.links[node.0 as usize] == Some(link) {
             self.links[node.0 as usize] = None;
         }
+        self.leaving.retain(|left| *left != link);
         let mut lost: Vec<(u64, usize)> =
             self.sent.iter().filter(|(_, sent)| sent.link == link).map(|(slot, sent)| (sent.place, slot)).collect();
         lost.sort_unstable();

@@ -89,7 +89,7 @@ pub enum Wait {
     Primary,
     /// For a record to be read.
     Disk(OpId),
-    /// For a write of its own stream to be committed.
+    /// For a record to be committed: a write of its own stream, or what fills the log's buffers.
     Commit(Lsn),
 }
 

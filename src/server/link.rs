@@ -21,6 +21,9 @@ const FRAME_BYTES_MAX: usize = (64 << 20) + (64 << 10) + wire::FRAME_EXTRA_BYTES
 /// The longest answer to an upgrade that is looked at.
 const UPGRADE_BYTES_MAX: usize = 4096;
 
+/// Whoever the table does not have.
+const STRANGER: NodeId = NodeId(u32::MAX);
+
 /// Who this node says it is.
 #[derive(Debug)]
 pub(super) struct Identity {
@@ -53,7 +56,10 @@ impl Server {
             let link =
                 Link { node, class, is_dialled: true, stage: Stage::Connecting, heard_ms: now_ms, written_bytes: 0 };
             match self.reactor.connect(self.cluster.node(node).address, Role::Link(link)) {
-                Ok(conn) => self.peers.dialled(node, class, conn, now_ms),
+                Ok(conn) => {
+                    self.links += 1;
+                    self.peers.dialled(node, class, conn, now_ms);
+                }
                 Err(e) => {
                     log::debug!("{} cannot be dialled: {e}", self.cluster.node(node).address);
                     self.peers.down(node, class, false, now_ms);
@@ -69,6 +75,15 @@ impl Server {
         let (_, mut out) = self.core_and_sink();
         for link in links {
             out.send(link, &Message::Ping(status));
+        }
+    }
+
+    /// Tells those who forward requests here that this node stops.
+    pub(super) fn say_goodbye(&mut self) {
+        let links: Vec<LinkId> = self.peers.accepted_data().collect();
+        let (_, mut out) = self.core_and_sink();
+        for link in links {
+            out.send(link, &Message::Leaving);
         }
     }
 
@@ -208,13 +223,9 @@ impl Server {
         let link = LinkId(id);
         match (stage, message) {
             (Stage::Up, Message::Forward(forward)) => {
-                let draining = self.draining_until_ms.is_some();
                 let is_full = self.inflight_bytes() >= self.cluster.settings().limits.max_inflight_bytes as u64;
                 let (core, mut out) = self.core_and_sink();
-                if draining {
-                    // Surely not executed: the sender waits for whoever leads next.
-                    out.send(link, &Message::NotPrimary { id: forward.id, op: forward.op });
-                } else if is_full {
+                if is_full {
                     out.send(link, &Message::Answer { id: forward.id, outcome: Outcome::Failed(Failure::Overloaded) });
                 } else {
                     core.on_forward(link, forward, &mut out);
@@ -224,7 +235,14 @@ impl Server {
                 let (core, mut out) = self.core_and_sink();
                 core.on_answer(link, *id, outcome, &mut out);
             }
-            (Stage::Up, Message::NotPrimary { id, op }) => self.core.on_not_primary(link, *id, op),
+            (Stage::Up, Message::NotPrimary { id, op }) => {
+                let (core, mut out) = self.core_and_sink();
+                core.on_not_primary(link, *id, op, &mut out);
+            }
+            (Stage::Up, Message::Leaving) => {
+                let (core, mut out) = self.core_and_sink();
+                core.on_leaving(link, &mut out);
+            }
             (Stage::Up, Message::Ping(status)) => {
                 let mine = self.core.status();
                 self.hear(id, *status);
@@ -261,6 +279,8 @@ impl Server {
     fn on_hello(&mut self, id: ConnId, hello: &Hello<'_>) -> Then {
         let node = hello.from;
         if let Err(reason) = self.check_hello(hello) {
+            // Its number is a place in its own table, which may be another.
+            let node = self.node_called(hello.address);
             if let Some(conn) = self.reactor.get(id)
                 && let Role::Link(link) = &mut conn.state
             {
@@ -293,13 +313,20 @@ impl Server {
         out.send(LinkId(id), &Message::Welcome(welcome));
         // Whoever has just come up learns at once how we are.
         out.send(LinkId(id), &Message::Pong(status));
+        if self.draining_until_ms.is_some() {
+            self.say_goodbye();
+        }
         Then::Next
     }
 
     /// The dialling side: is it whom we meant?
     fn on_welcome(&mut self, id: ConnId, hello: &Hello<'_>) -> Then {
+        let Some(Conn { state: Role::Link(Link { node: dialled, .. }), .. }) = self.reactor.get(id) else {
+            return Then::Close;
+        };
+        let dialled = *dialled;
         if let Err(reason) = self.check_hello(hello) {
-            self.note_refusal(hello.from, &format!("its welcome is refused: {reason}"));
+            self.note_refusal(dialled, &format!("its welcome is refused: {reason}"));
             return Then::Close;
         }
         let Some(conn) = self.reactor.get(id) else { return Then::Close };
@@ -363,13 +390,20 @@ impl Server {
         self.metrics.refused_links += 1;
         let known = self.identity.refusals.get(&node);
         if known.is_none_or(|known| known != why) {
-            let who =
-                self.cluster.nodes().get(node.0 as usize).map_or("a stranger".to_owned(), |n| n.address.to_string());
-            log::error!("no link with {who}: {why}");
-            if (node.0 as usize) < self.cluster.nodes().len() {
-                self.identity.refusals.insert(node, why.to_owned());
-            }
+            log::error!("no link with {}: {why}", self.name_of(node));
+            self.identity.refusals.insert(node, why.to_owned());
         }
+    }
+
+    /// The node at this address, or [`STRANGER`].
+    fn node_called(&self, address: &str) -> NodeId {
+        address.parse().ok().and_then(|address| self.cluster.node_at(address)).unwrap_or(STRANGER)
+    }
+
+    /// How a node is called in messages.
+    pub(super) fn name_of(&self, node: NodeId) -> String {
+        let known = self.cluster.nodes().get(node.0 as usize);
+        known.map_or("a node that is not in this node's table".to_owned(), |node| node.address.to_string())
     }
 
     fn forget_refusal(&mut self, node: NodeId) {
@@ -382,6 +416,7 @@ impl Server {
     pub(super) fn on_gone(&mut self, mut conn: Conn<Role>) {
         let now_ms = self.now.ms();
         let id = conn.id;
+        self.links -= usize::from(matches!(conn.state, Role::Link(_)));
         match &mut conn.state {
             Role::Client(client) => {
                 self.ledger.promise(client, 0);

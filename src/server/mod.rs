@@ -116,7 +116,7 @@ fn open_store(
         ..Options::default()
     };
     let fresh = [random()?, random()?, random()?];
-    let began = std::time::Instant::now();
+    let began_ns = turn::boot_ns();
     let (store, recovery) =
         Store::open(disk, options, || SmallState::new(address, Uuid(fresh[0]), Uuid(fresh[1]), fresh[2]))
             .map_err(|e| ServeError(format!("{path}: {e}")))?;
@@ -126,7 +126,7 @@ fn open_store(
         recovery.segments,
         recovery.records,
         recovery.torn_bytes,
-        began.elapsed().as_millis()
+        turn::boot_ns().saturating_sub(began_ns) / 1_000_000
     );
     if let Some(damage) = store.health() {
         log::error!(

@@ -30,7 +30,7 @@ impl<A> Default for Pipeline<A> {
 impl<A: Copy> Pipeline<A> {
     /// A request came in: its number on this connection.
     pub fn push(&mut self, about: A) -> u64 {
-        let number = self.next_number();
+        let number = self.pushed();
         self.slots.push_back(Slot { about, early: None, is_answered: false });
         number
     }
@@ -68,9 +68,9 @@ impl<A: Copy> Pipeline<A> {
         }
     }
 
-    /// The number that the next request gets: it grows with every request.
+    /// Requests that ever came in.
     #[must_use]
-    pub fn next_number(&self) -> u64 {
+    pub fn pushed(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
 
@@ -114,6 +114,7 @@ mod tests {
             prop_assert!(pipeline.is_empty());
             prop_assert_eq!(pipeline.early_bytes(), 0);
             prop_assert_eq!(pipeline.push(7), 20);
+            prop_assert_eq!(pipeline.pushed(), 21);
         }
     }
 }

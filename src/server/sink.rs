@@ -67,6 +67,10 @@ impl Sink for Out<'_> {
     fn want(&mut self, node: NodeId) {
         self.peers.want(node, Class::Data);
     }
+
+    fn finish(&mut self, link: LinkId) {
+        self.reactor.close(link.0);
+    }
 }
 
 impl Out<'_> {

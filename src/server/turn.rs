@@ -35,6 +35,8 @@ const IDLE_LOG_MS: u64 = 100;
 pub(super) const PEER_RESERVE: usize = 64;
 /// Bytes of background work in a turn at most.
 const BACKGROUND_BYTES: u64 = 128 * 1024;
+/// How long a connection above the limit may take to show that it is a peer's, in milliseconds.
+const SURPLUS_MS: u64 = 1_000;
 /// A body gets this long before its rate counts, in milliseconds.
 const BODY_GRACE_MS: u64 = 10_000;
 
@@ -57,6 +59,8 @@ pub struct Server {
     pub(super) scratch: super::api::Scratch,
     pub(super) identity: super::link::Identity,
     pub(super) draining_until_ms: Option<u64>,
+    /// How many of the connections are peer links: those are no clients.
+    pub(super) links: usize,
     pub(super) started_wall_ms: u64,
     signals: Signals,
     next_sweep_ms: u64,
@@ -66,6 +70,8 @@ pub struct Server {
     written: crate::id::Lsn,
     log_is_idle: bool,
     has_background: bool,
+    /// The store's damage was said, here or at the start.
+    damage_is_told: bool,
     has_more: bool,
     sync_since_ns: Option<(u64, u64)>,
 }
@@ -99,6 +105,7 @@ impl Server {
         let now = Now { boot_ns: boot_ns(), wall_ms: wall_ms() };
         core.at(now);
         let written = core.store().end();
+        let damage_is_told = core.store().health().is_some();
         Self {
             limits,
             hosts,
@@ -114,6 +121,7 @@ impl Server {
             scratch: super::api::Scratch::default(),
             identity,
             draining_until_ms: None,
+            links: 0,
             started_wall_ms: now.wall_ms,
             signals,
             next_sweep_ms: 0,
@@ -123,6 +131,7 @@ impl Server {
             written,
             log_is_idle: false,
             has_background: true,
+            damage_is_told,
             has_more: true,
             sync_since_ns: None,
             cluster,
@@ -173,6 +182,7 @@ impl Server {
         let begin = self.phase(TurnPhase::Read, begin);
 
         self.timers();
+        self.tell_time();
         let begin = self.phase(TurnPhase::Timers, begin);
 
         let (core, mut out) = self.core_and_sink();
@@ -224,7 +234,9 @@ impl Server {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.has_background || self.has_more {
+        // What the reaping of connections brought (requests of a broken link that are answered, or sent elsewhere) has
+        // come behind this turn's sending.
+        if self.has_background || self.has_more || self.reactor.has_unsent() {
             return Some(Duration::ZERO);
         }
         let mut next = self.next_beacon_ms;
@@ -247,8 +259,8 @@ impl Server {
 
     fn accept(&mut self) {
         self.reactor.resume_accepting();
-        let room = (self.max_connections + PEER_RESERVE).saturating_sub(self.reactor.len());
-        let (now_ms, most, mut count) = (self.now.ms(), self.max_connections, self.reactor.len());
+        let (now_ms, most, mut count) = (self.now.ms(), self.max_connections, self.reactor.len() - self.links);
+        let room = (most + PEER_RESERVE).saturating_sub(count);
         let accepted = self.reactor.accept(room, |_| {
             count += 1;
             Role::Client(Client::new(now_ms, count > most))
@@ -274,13 +286,19 @@ impl Server {
         }
     }
 
-    /// Notes what the log did in this turn: whether it was written, and how long its syncs take.
+    /// Notes what the log did in this turn: whether it was written, found damaged, and how long its syncs take.
     fn watch_log(&mut self) {
         let end = self.core.store().end();
         if end != self.written {
             self.written = end;
             self.last_write_ms = self.now.ms();
             self.log_is_idle = false;
+        }
+        if !self.damage_is_told
+            && let Some(damage) = self.core.store().health()
+        {
+            log::error!("{damage}. This copy serves no more requests; dkv log verify checks its data directory");
+            self.damage_is_told = true;
         }
         let syncs = self.core.store().syncs();
         if let Some((number, since_ns)) = self.sync_since_ns
@@ -350,6 +368,7 @@ impl Server {
             self.draining_until_ms = Some(self.now.ms() + self.cluster.settings().deadlines.drain_ms);
             self.reactor.stop_listening();
             self.next_sweep_ms = 0;
+            self.say_goodbye();
         }
     }
 
@@ -361,8 +380,11 @@ impl Server {
             return true;
         }
         let busy = self.reactor.iter_mut().any(|conn| match &conn.state {
-            Role::Client(client) => !client.pipeline.is_empty() || conn.output_bytes() > 0,
-            Role::Link(_) => conn.output_bytes() > 0,
+            Role::Client(client) => {
+                !client.pipeline.is_empty() || client.decoder.phase() != Phase::Idle || conn.output_bytes() > 0
+            }
+            // Who forwards requests here was told, and closes the link when it has its answers.
+            Role::Link(link) => conn.output_bytes() > 0 || link.brings_requests(),
         });
         !busy && self.core.is_idle()
     }
@@ -408,10 +430,10 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
         Role::Client(client) => {
             let phase = client.decoder.phase();
             let waits_for_us = !client.pipeline.is_empty() || client.is_paused || output_bytes > 0;
-            let next_number = client.pipeline.next_number();
-            if phase != client.phase || next_number != client.next_number || waits_for_us {
+            let request = client.pipeline.pushed();
+            if phase != client.phase || request != client.request || waits_for_us {
                 client.phase = phase;
-                client.next_number = next_number;
+                client.request = request;
                 client.since_ms = now_ms;
                 client.body_bytes = input_bytes;
             }
@@ -419,7 +441,8 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
             match phase {
                 _ if waits_for_us => None,
                 Phase::Idle if draining => Some(Late::Drained),
-                Phase::Idle if client.is_surplus => (spent_ms >= 1_000).then_some(Late::Close),
+                // The room that it takes is the peers'.
+                _ if client.is_surplus => (spent_ms >= SURPLUS_MS).then_some(Late::Close),
                 Phase::Idle => (spent_ms >= deadlines.idle_ms).then_some(Late::Close),
                 Phase::Head => (spent_ms >= deadlines.head_ms).then_some(Late::Answer("deadlines.head_ms")),
                 Phase::Body => {
@@ -432,7 +455,8 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
     }
 }
 
-fn boot_ns() -> u64 {
+/// Nanoseconds of the clock that also counts while the machine sleeps.
+pub(super) fn boot_ns() -> u64 {
     let boot = clock_gettime(ClockId::Boottime);
     boot.tv_sec.unsigned_abs() * 1_000_000_000 + boot.tv_nsec.unsigned_abs()
 }

@@ -229,11 +229,14 @@ mod tests {
             for (what, key, place, bytes) in steps {
                 // Few different hashes, so that entries share a fingerprint.
                 let hash = KeyHash(u128::from(key % 7) << 97 | u128::from(key));
+                // No two records stand at one place.
+                let is_taken = model.values().any(|(p, _)| *p == at(place));
                 match (what, model.get(&key).copied()) {
                     (0, Some((old, _))) => { index.remove(hash, old); model.remove(&key); }
+                    (0, None) => {}
+                    _ if is_taken => {}
                     (_, Some((old, _))) => { index.replace(hash, old, at(place), bytes); model.insert(key, (at(place), bytes)); }
-                    (_, None) if !model.values().any(|(p, _)| *p == at(place)) => { index.insert(hash, at(place), bytes); model.insert(key, (at(place), bytes)); }
-                    _ => {}
+                    (_, None) => { index.insert(hash, at(place), bytes); model.insert(key, (at(place), bytes)); }
                 }
                 prop_assert_eq!(index.entries(), model.len() as u64);
                 for (key, (position, bytes)) in &model {

@@ -3,7 +3,7 @@
 //! Never: anything while a node uses the directory: they hold its lock.
 
 use super::dir::{DataDir, DirError};
-use super::disk::Disk;
+use super::disk::{Disk, Lane};
 use super::files::RealDisk;
 use super::record::{Kind, put};
 use super::recovery::{self, Found, OpenError, Run, Stop, Survey, read_file};
@@ -13,8 +13,8 @@ use super::{Corruption, Options, SmallState, rebuild};
 use crate::id::{Epoch, Lsn};
 use serde::Serialize;
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
 
 /// Why a tool cannot do its work.
 #[derive(Debug)]
@@ -159,6 +159,8 @@ struct Examined {
     run: Option<Run>,
     segments: Vec<SegmentReport>,
     damage: Option<Damage>,
+    /// What was given another name, too.
+    kept_aside: Vec<String>,
 }
 
 /// Reads all of a log and says what is in it, and where it is damaged. Changes nothing.
@@ -242,8 +244,9 @@ pub fn cut(path: &Path) -> Result<Option<Cut>, OfflineError> {
         return Ok(None);
     };
     let run = examined.keep_what_is_sound(&damage, path)?;
-    let kept_aside = examined.set_aside(path)?;
-    let Examined { disk, state, names, survey, .. } = examined;
+    examined.set_aside(path)?;
+    examined.lower_claims(run.end)?;
+    let Examined { disk, state, names, survey, kept_aside, .. } = examined;
     // The names are those of before: what was set aside is not there any more for the rebuild to remove.
     let names: Vec<String> = names.into_iter().filter(|name| path.join(name).exists()).collect();
     let found = Ok((Survey { needless: Vec::new(), ..survey }, run));
@@ -264,7 +267,8 @@ fn examine(path: &Path, exclusive: bool) -> Result<Examined, OfflineError> {
     let all = recovery::read_heads(&mut disk, &names)?;
     let (survey, stop) = recovery::sort(all.clone(), state.store);
     let (run, segments) = (None, Vec::new());
-    let mut examined = Examined { disk, state, names, all, survey, run, segments, damage: None };
+    let mut examined =
+        Examined { disk, state, names, all, survey, run, segments, damage: None, kept_aside: Vec::new() };
     examined.read_segments()?;
     let sorted_badly = match stop {
         Some(Stop::Corrupt(corruption)) => Some(Damage::from(corruption)),
@@ -367,7 +371,7 @@ impl Examined {
         let mut bytes = image.get(..scan.at as usize).unwrap_or_default().to_vec();
         put(&mut bytes, Seal::AT as usize, &shorter.encode(head.salt));
         let [name, temporary] = [found.seq.log_name(), found.seq.temporary_name()].map(|name| path.join(name));
-        let aside = path.join(format!("{}.cut", found.seq.log_name()));
+        let aside = self.name_aside(path, found);
         let write = || {
             let mut file = File::create(&temporary)?;
             file.write_all(&bytes)?;
@@ -385,26 +389,45 @@ impl Examined {
 
     /// Every file that is not whole and sealed gets another name, too; what has a sound part keeps its own as well,
     /// until the rebuild replaces it.
-    fn set_aside(&mut self, path: &Path) -> Result<Vec<String>, OfflineError> {
-        let mut aside = Vec::new();
-        for found in &self.all {
-            let name = found.seq.log_name();
-            let other = format!("{name}.cut");
-            let is_whole = self.survey.sealed.iter().any(|(kept, ..)| kept.seq == found.seq);
+    fn set_aside(&mut self, path: &Path) -> Result<(), OfflineError> {
+        for found in self.all.clone() {
+            if self.survey.sealed.iter().any(|(kept, ..)| kept.seq == found.seq) {
+                continue;
+            }
             let has_part = self.survey.unsealed.iter().any(|(kept, _)| kept.seq == found.seq);
-            let [from, to] = [path.join(&name), path.join(&other)];
-            let moved = match (is_whole, has_part) {
-                (true, _) if to.exists() => Ok(()),
-                (true, _) => continue,
-                (false, true) => std::fs::hard_link(&from, &to),
-                (false, false) => std::fs::rename(&from, &to),
-            };
+            let [from, to] = [path.join(found.seq.log_name()), self.name_aside(path, &found)];
+            let moved = if has_part { std::fs::hard_link(&from, &to) } else { std::fs::rename(&from, &to) };
             moved.map_err(|e| OfflineError::Io("setting a damaged file aside", e))?;
-            aside.push(other);
         }
         let synced = File::open(path).and_then(|directory| directory.sync_all());
-        synced.map_err(|e| OfflineError::Io("syncing the data directory", e))?;
-        Ok(aside)
+        synced.map_err(|e| OfflineError::Io("syncing the data directory", e))
+    }
+
+    /// A name for what is set aside: one that no earlier cut has taken.
+    fn name_aside(&mut self, path: &Path, found: &Found) -> PathBuf {
+        let name = found.seq.log_name();
+        let mut names = std::iter::once(format!("{name}.cut")).chain((2..).map(|n| format!("{name}.cut{n}")));
+        let free = names.find(|name| !path.join(name).exists()).expect("the names have no end");
+        self.kept_aside.push(free.clone());
+        path.join(free)
+    }
+
+    /// What is cut was committed, and the seals of compacted segments say so: the next start would take its absence
+    /// for damage.
+    fn lower_claims(&mut self, end: Lsn) -> Result<(), OfflineError> {
+        let failed = |e| OfflineError::Io("sealing a segment anew", e);
+        for (found, head, seal) in &mut self.survey.sealed {
+            if seal.committed <= end {
+                continue;
+            }
+            seal.committed = end;
+            found.seal = Some(*seal);
+            let bytes = seal.encode(head.salt);
+            self.disk.write(found.file, Seal::AT, &[IoSlice::new(&bytes)]).map_err(failed)?;
+            let op = self.disk.start_sync(Lane::Data, found.file);
+            rebuild::wait_for(&mut self.disk, op).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 
@@ -585,5 +608,44 @@ mod tests {
         let mut store = open(tmp.path());
         assert_eq!(store.keys(), cut.keys);
         assert!(matches!(store.get(&5_u64.to_le_bytes(), None), crate::store::Lookup::Found { .. }));
+    }
+
+    /// The seal of a compacted segment says how far the log was committed when it was made, which may lie behind what
+    /// a cut leaves: the log was damaged for ever then. And a second cut found the first one's names taken.
+    #[test]
+    fn a_log_is_cut_twice_behind_a_compacted_segment() {
+        let tmp = tempfile::tempdir().unwrap();
+        fill(tmp.path(), 100);
+        let mut store = open(tmp.path());
+        for n in 1..=250_u64 {
+            let key = (n % 40).to_le_bytes();
+            let prior = match store.probe(&key, None) {
+                Probe::Present { prior, .. } | Probe::Absent { prior, .. } => prior,
+                other => panic!("{other:?}"),
+            };
+            store.stage(Epoch(1), Kind::Set, &key, &[8; 900], 0, prior).unwrap();
+            store.write_turn().unwrap();
+            while store.durable() < store.end() || store.background(1 << 20).unwrap() {
+                if let Some(Event::Durable(upto)) = store.poll().unwrap() {
+                    store.commit(upto);
+                }
+            }
+        }
+        store.close().unwrap();
+        for times in 1..=2 {
+            let found = verify(tmp.path()).unwrap();
+            assert!(found.segments[0].compacted, "{:?}", found.segments);
+            let last = found.segments.last().unwrap();
+            let seq = last.file.trim_end_matches(".log").parse().unwrap();
+            flip(tmp.path(), seq, DATA_AT + 48 + 300);
+            let cut = cut(tmp.path()).unwrap().unwrap();
+            assert_eq!(cut.end, last.first - 1);
+            assert_eq!(verify(tmp.path()).unwrap().damage, None, "cut {times}");
+            let mut store = open(tmp.path());
+            assert_eq!((store.health(), store.end()), (None, Lsn(cut.end)));
+            store.stage(Epoch(1), Kind::Set, b"more", &[9; 900], 0, Prior::None).unwrap();
+            store.write_turn().unwrap();
+            store.close().unwrap();
+        }
     }
 }

@@ -498,7 +498,7 @@ struct Collected {
 }
 
 /// Waits for one operation; nothing else is under way.
-fn wait_for(disk: &mut impl Disk, op: OpId) -> io::Result<Done> {
+pub(super) fn wait_for(disk: &mut impl Disk, op: OpId) -> io::Result<Done> {
     loop {
         match disk.wait() {
             Some((done, result)) if done == op => return result,

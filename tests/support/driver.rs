@@ -4,7 +4,8 @@ use super::dice::Dice;
 use super::faulty_disk::{FaultyDisk, Machine};
 use dkv::id::{Epoch, Lsn, Uuid};
 use dkv::store::{
-    Arrived, Event, Fatal, Kind, Lookup, OpenError, Options, Prior, Probe, Recovery, SmallState, StageError, Store,
+    Arrived, Event, Fatal, Kind, Lookup, OpenError, Options, PersistId, Prior, Probe, Recovery, SmallState, StageError,
+    Store,
 };
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ pub struct Load {
     pub most_of_a_turn: u64,
     /// How often the disk is polled in a turn: it does about one operation each time.
     pub polls: u64,
+    /// Whether what is durable is committed some time later only.
+    pub commits_late: bool,
     /// Whether the page cache is emptied now and then.
     pub evicts: bool,
 }
@@ -35,6 +38,7 @@ impl Default for Load {
             delete_once_in: 5,
             most_of_a_turn: 8,
             polls: 2,
+            commits_late: false,
             evicts: false,
         }
     }
@@ -81,6 +85,9 @@ pub struct Driver {
     /// Writes that were refused.
     pub refused_full: u64,
     pub refused_busy: u64,
+    /// Which epoch the small state had with each change that was asked for, and the last that is durable.
+    asked: BTreeMap<PersistId, u64>,
+    persisted: u64,
 }
 
 pub fn address() -> SocketAddr {
@@ -107,6 +114,8 @@ impl Driver {
             opened: 0,
             refused_full: 0,
             refused_busy: 0,
+            asked: BTreeMap::new(),
+            persisted: 0,
         }
     }
 
@@ -117,6 +126,7 @@ impl Driver {
     /// Starts the process, and commits what it recovered. What had been acked must be there; what had not, may.
     pub fn open(&mut self) -> Result<Recovery, Halt> {
         self.arrived.clear();
+        self.asked.clear();
         self.opened += 1;
         let options = Options { entropy: self.opened, ..self.load.options.clone() };
         let opened = Store::open(self.machine.disk(), options, fresh);
@@ -125,6 +135,9 @@ impl Driver {
             self.store = Some(store);
             return Err(Halt::Corrupt);
         }
+        let epoch = store.small_state().epoch.0;
+        assert!(epoch >= self.persisted, "epoch {} was durable, now it is {epoch}", self.persisted);
+        self.persisted = epoch;
         let end = store.end().0;
         assert!(end >= self.acked, "{} was acked, but the log ends with {end}", self.acked);
         assert!(end as usize <= self.history.len(), "the log ends with {end} of {}", self.history.len());
@@ -136,8 +149,7 @@ impl Driver {
         self.remodel(store.committed().0);
         self.store = Some(store);
         self.check_some(10)?;
-        self.store().commit(Lsn(end));
-        self.advance_model(end);
+        self.commit(end);
         Ok(recovery)
     }
 
@@ -163,15 +175,21 @@ impl Driver {
             match event {
                 Event::Durable(lsn) => {
                     self.acked = lsn.0;
-                    self.store().commit(lsn);
-                    self.advance_model(lsn.0);
+                    if !self.load.commits_late {
+                        self.commit(lsn.0);
+                    }
                 }
                 Event::Read(arrived) => self.arrived.push(arrived),
-                Event::Persisted(_) => {}
+                Event::Persisted(id) => self.persisted = self.asked.get(&id).copied().unwrap_or(self.persisted),
                 Event::Corrupt => return Err(Halt::Corrupt),
             }
         }
         Ok(())
+    }
+
+    fn commit(&mut self, upto: u64) {
+        self.store().commit(Lsn(upto));
+        self.advance_model(upto);
     }
 
     /// A key's newest state, through as many cold reads as it takes.
@@ -206,6 +224,10 @@ impl Driver {
         loop {
             if let Some(at) = self.arrived.iter().position(|arrived| arrived.op == op) {
                 return Ok(self.arrived.swap_remove(at));
+            }
+            // Much may happen before the answer is looked at.
+            if self.dice.once_in(2) {
+                self.store().background(256 << 10)?;
             }
             self.poll()?;
         }
@@ -265,6 +287,11 @@ impl Driver {
         for _ in 0..self.load.polls {
             self.poll()?;
         }
+        if self.load.commits_late && self.dice.once_in(6) {
+            let committed = self.store().committed().0;
+            let upto = committed + self.dice.below(self.acked - committed + 1);
+            self.commit(upto);
+        }
         if self.load.evicts && self.dice.once_in(4) {
             self.machine.evict();
         }
@@ -278,7 +305,9 @@ impl Driver {
             self.store().mark_idle()?;
         }
         if self.dice.once_in(16) {
-            self.store().persist(|state| state.epoch.0 += 1)?;
+            let id = self.store().persist(|state| state.epoch.0 += 1)?;
+            let epoch = self.store().small_state().epoch.0;
+            self.asked.insert(id, epoch);
         }
         if self.dice.once_in(2) {
             self.store().background(64 << 10)?;
@@ -298,6 +327,8 @@ impl Driver {
         for _ in 0..100_000 {
             self.store().write_turn()?;
             self.poll()?;
+            let acked = self.acked;
+            self.commit(acked);
             let more = self.store().background(1 << 20)?;
             if !more && self.acked == self.history.len() as u64 {
                 return Ok(());

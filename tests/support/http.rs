@@ -56,6 +56,11 @@ impl Client {
         Some(Client { stream, unread: Vec::new() })
     }
 
+    /// Another handle on the same connection, to send from another thread; it reads nothing.
+    pub fn sender(&self) -> Client {
+        Client { stream: self.stream.try_clone().unwrap(), unread: Vec::new() }
+    }
+
     /// Sends, as far as the other side takes it: an answer may close before all is sent.
     pub fn send(&mut self, bytes: &[u8]) {
         match self.stream.write_all(bytes) {
@@ -85,6 +90,36 @@ impl Client {
         let length = body.len();
         let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n");
         self.ask(&[head.as_bytes(), body].concat())
+    }
+
+    /// Sends a request and reads its answer; `None`: the connection broke, and nobody knows what became of it.
+    pub fn try_ask(&mut self, bytes: &[u8]) -> Option<Response> {
+        self.stream.write_all(bytes).ok()?;
+        let end = loop {
+            match memchr::memmem::find(&self.unread, b"\r\n\r\n") {
+                Some(end) => break end + 4,
+                None if self.fill() => {}
+                None => return None,
+            }
+        };
+        let head = String::from_utf8(self.unread.drain(..end).collect()).unwrap();
+        let mut response = parse(head.trim_end_matches("\r\n\r\n"));
+        if response.status == 304 {
+            return Some(response);
+        }
+        let length: usize = response.header("content-length").expect("a length").parse().unwrap();
+        while self.unread.len() < length {
+            if !self.fill() {
+                return None;
+            }
+        }
+        response.body = self.unread.drain(..length).collect();
+        Some(response)
+    }
+
+    /// As [`Client::call`], without headers, on a connection that may break.
+    pub fn try_call(&mut self, line: &str) -> Option<Response> {
+        self.try_ask(format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
     }
 
     /// The next answer.
@@ -173,10 +208,15 @@ impl Client {
 
     /// Waits until the server has given the connection up, without reading from it.
     pub fn wait_until_dropped(&self) {
-        let (own, server) = (self.stream.local_addr().unwrap().port(), self.stream.peer_addr().unwrap().port());
-        while sockets().contains(&(server, own, ESTABLISHED.to_owned())) {
+        while self.is_open_at_the_server() {
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether the server still holds the connection; reads nothing from it.
+    pub fn is_open_at_the_server(&self) -> bool {
+        let (own, server) = (self.stream.local_addr().unwrap().port(), self.stream.peer_addr().unwrap().port());
+        sockets().contains(&(server, own, ESTABLISHED.to_owned()))
     }
 }
 
