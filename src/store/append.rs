@@ -68,8 +68,6 @@ pub(super) struct Log {
     pub epoch: Epoch,
     /// The last mark that was written.
     pub marked: Mark,
-    /// A mark has been written alone and is not synced.
-    pub mark_unsynced: bool,
     pub syncing: Option<Syncing>,
     pub syncs: SyncProgress,
 }
@@ -92,7 +90,6 @@ impl Log {
             committed,
             epoch,
             marked: Mark { last: end, synced: end, committed },
-            mark_unsynced: false,
             syncing: None,
             syncs: SyncProgress::default(),
         }
@@ -273,17 +270,18 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         let segment = self.segments.get_mut(self.log.active);
-        let (file, at) = (segment.file, segment.end);
-        if at + MARK_BYTES as u64 > segment.reserved {
+        // In a segment without a record it is the first mark, whose place is taken already.
+        let at = if segment.has_opening { segment.end } else { DATA_AT };
+        let end = at + MARK_BYTES as u64;
+        if end > segment.reserved {
             // A full disk. Recovery does without it.
             return Ok(());
         }
-        let bytes = record::encode_mark(mark, segment.head.salt);
-        segment.end += MARK_BYTES as u64;
+        let (file, bytes) = (segment.file, record::encode_mark(mark, segment.head.salt));
+        (segment.end, segment.has_opening, segment.mark_unsynced) = (end, true, true);
         let written = self.disk.write(file, at, &[IoSlice::new(&bytes)]);
         written.map_err(|e| self.fail(Fatal::new("writing the log", &e)))?;
         self.log.marked = mark;
-        self.log.mark_unsynced = true;
         self.advance_sync().map_err(|fatal| self.fail(fatal))
     }
 }

@@ -150,6 +150,12 @@ impl<D: Disk> Store<D> {
                 doomed.push(name.clone());
             }
         }
+        if !survey.needless.is_empty() {
+            // The name of what they were compacted into may be in memory only.
+            let op = self.disk.start_sync_dir(Lane::Background);
+            self.start(op, super::Purpose::Removal);
+            self.settle()?;
+        }
         for name in &doomed {
             self.remove(name);
         }

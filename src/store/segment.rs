@@ -201,6 +201,8 @@ pub(super) struct Segment {
     pub sealed: bool,
     /// Its first mark is written.
     pub has_opening: bool,
+    /// A mark has been written alone, and no sync was started since.
+    pub mark_unsynced: bool,
     /// Bytes of its hint file.
     pub hint_bytes: u64,
     /// Records that the index points to, tombstones not counted, and their bytes.
@@ -225,6 +227,7 @@ impl Segment {
             reserved: 0,
             sealed: false,
             has_opening: false,
+            mark_unsynced: false,
             hint_bytes: 0,
             live_records: 0,
             live_bytes: 0,

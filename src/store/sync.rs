@@ -11,7 +11,7 @@ use std::io::{self, IoSlice};
 /// The log's sync under way. There is never a second one: what is written meanwhile shares the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Syncing {
-    /// Of records; all up to here are durable when it completes.
+    /// Of records and marks; all up to here are durable when it completes.
     Records(Lsn),
     /// Of the previous segment's seal.
     Seal,
@@ -27,12 +27,14 @@ impl<D: Disk> Store<D> {
         }
         let (file, syncing) = match self.log.previous {
             Some(previous) => {
-                let segment = self.segments.get(previous);
+                let segment = self.segments.get_mut(previous);
                 let (file, last) = (segment.file, segment.last);
                 if self.log.written < last {
                     return Ok(());
                 }
-                if self.log.durable < last {
+                // Its last mark, too: a crash must not keep the seal without what is sealed.
+                let mark_unsynced = std::mem::take(&mut segment.mark_unsynced);
+                if self.log.durable < last || mark_unsynced {
                     (file, Syncing::Records(last))
                 } else {
                     let seal = segment.seal(self.log.committed).encode(segment.head.salt);
@@ -41,11 +43,14 @@ impl<D: Disk> Store<D> {
                     (file, Syncing::Seal)
                 }
             }
-            None if self.log.written > self.log.durable || self.log.mark_unsynced => {
-                self.log.mark_unsynced = false;
-                (self.segments.get(self.log.active).file, Syncing::Records(self.log.written))
+            None => {
+                let segment = self.segments.get_mut(self.log.active);
+                let mark_unsynced = std::mem::take(&mut segment.mark_unsynced);
+                if self.log.written == self.log.durable && !mark_unsynced {
+                    return Ok(());
+                }
+                (segment.file, Syncing::Records(self.log.written))
             }
-            None => return Ok(()),
         };
         let op = self.disk.start_sync(Lane::Data, file);
         self.start(op, Purpose::Sync);
