@@ -14,7 +14,7 @@ use crate::http::response::{CONTINUE, ContentType, write_switching_protocols};
 use crate::http::{BodyKind, Decoder, Head, Phase, Step};
 use crate::id::{ConnId, NodeId, Ticket};
 use crate::op::{Failure, Outcome, Verb};
-use crate::reactor::{Buffer, Closing, Filled};
+use crate::reactor::{Buffer, Closing, Conn, Filled};
 use crate::wire::Class;
 
 /// What one connection may be read in one turn, in bytes: then the others have their turn.
@@ -232,8 +232,12 @@ impl Server {
         if self.draining_until_ms.is_some() { about.closing() } else { about }
     }
 
+    /// Whether only a peer may use this connection: it was accepted above the limit, and no room has come since.
     fn is_surplus(&mut self, id: ConnId) -> bool {
-        matches!(self.reactor.get(id), Some(c) if matches!(&c.state, Role::Client(client) if client.is_surplus))
+        let is_full = self.clients() > self.max_connections;
+        let Some(Conn { state: Role::Client(client), .. }) = self.reactor.get(id) else { return false };
+        client.is_surplus &= is_full;
+        client.is_surplus
     }
 
     /// A head whose body is still to come: refused now, or told to go on.

@@ -257,9 +257,14 @@ impl Server {
         Some(Duration::from_millis(next.saturating_sub(self.now.ms()) + 1).min(Duration::from_secs(1)))
     }
 
+    /// Connections that are no links.
+    pub(super) fn clients(&self) -> usize {
+        self.reactor.len() - self.links
+    }
+
     fn accept(&mut self) {
         self.reactor.resume_accepting();
-        let (now_ms, most, mut count) = (self.now.ms(), self.max_connections, self.reactor.len() - self.links);
+        let (now_ms, most, mut count) = (self.now.ms(), self.max_connections, self.clients());
         let room = (most + PEER_RESERVE).saturating_sub(count);
         let accepted = self.reactor.accept(room, |_| {
             count += 1;
