@@ -152,17 +152,18 @@ impl<D: Disk> Store<D> {
         }
         if !survey.needless.is_empty() {
             // The name of what they were compacted into may be in memory only.
-            let op = self.disk.start_sync_dir(Lane::Background);
-            self.start(op, super::Purpose::Removal);
-            self.settle()?;
+            self.sync_directory()?;
         }
         for name in &doomed {
             self.remove(name);
         }
-        if !doomed.is_empty() {
-            let op = self.disk.start_sync_dir(Lane::Background);
-            self.start(op, super::Purpose::Removal);
-        }
+        self.settle()?;
+        if doomed.is_empty() { Ok(()) } else { self.sync_directory() }
+    }
+
+    fn sync_directory(&mut self) -> Result<(), OpenError> {
+        let op = self.disk.start_sync_dir(Lane::Background);
+        self.start(op, super::Purpose::Removal);
         Ok(self.settle()?)
     }
 
@@ -305,13 +306,13 @@ impl<D: Disk> Store<D> {
                 self.write_hint(slot, &all).map_err(OpenError::from)?;
             }
         }
-        for (found, _) in survey.unsealed.iter().skip(in_run) {
+        // From the back, each for good before the next: a log may lack its last files, but none before a later one.
+        for (found, _) in survey.unsealed.iter().skip(in_run).rev() {
             self.disk.close(found.file);
             self.remove(&found.seq.log_name());
+            self.settle().map_err(OpenError::from)?;
+            self.sync_directory()?;
         }
-        let op = self.disk.start_sync_dir(Lane::Background);
-        self.start(op, super::Purpose::Removal);
-        self.settle().map_err(OpenError::from)?;
         Ok(())
     }
 
