@@ -241,7 +241,9 @@ impl<D: Disk> Store<D> {
         let percent = u64::from(self.options.compact_dead_percent);
         let percent = if self.space.is_full { percent.min(FULL_DEAD_PERCENT) } else { percent };
         let choice = choose(&sealed, percent, self.options.file_bytes());
-        let Some(Choice { run, droppable }) = choice.filter(|_| self.segments.has_room()) else {
+        // The next segment is not in the table yet.
+        let has_room = self.segments.has_room_for(1 + usize::from(self.log.next.is_some()));
+        let Some(Choice { run, droppable }) = choice.filter(|_| has_room) else {
             self.compactor.rest = self.options.step_bytes();
             self.need_no_output();
             return Ok(None);

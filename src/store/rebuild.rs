@@ -185,7 +185,8 @@ impl<D: Disk> Store<D> {
         let mut segment = Segment::new(found.file, *head, seal.first);
         (segment.last, segment.end, segment.reserved) = (seal.last, seal.end, found.len);
         (segment.sealed, segment.has_opening) = (true, true);
-        if !self.segments.has_room() {
+        // The unsealed ones come behind it.
+        if !self.segments.has_room_for(3) {
             return Err(OpenError::Options("more segments than a store can have: raise segment_bytes".into()).into());
         }
         let slot = self.segments.add(segment);
