@@ -378,6 +378,7 @@ impl<D: Disk> Store<D> {
                 self.index.replace(hash, old.position, place.position, place.bytes as usize);
                 let segment = self.segments.get_mut(old.position.slot);
                 segment.dead_records += 1;
+                self.compactor.credit_dead(old.bytes);
                 segment.count_out(old.kind, u64::from(old.bytes));
                 self.keys -= u64::from(old.kind == Kind::Set);
             }
