@@ -335,3 +335,27 @@ fn staged_bytes_are_the_turns_records_and_nothing_else() {
         assert_eq!((first.lsn, second.lsn, taken + rest), (Lsn(2 * turn + 1), Lsn(2 * turn + 2), bytes.len()));
     }
 }
+
+/// A delete is short, and what dies by it may be long: compaction keeps up with that, too, without idle turns.
+#[test]
+fn many_deletes_of_long_values_make_room_as_they_go() {
+    let mut driver = Driver::new(1, Load::default());
+    open(&mut driver);
+    for n in 0..1000 {
+        assert!(driver.write(Write { kind: Kind::Set, key: key(n), value: vec![1; 4000] }).unwrap());
+        let settled = driver.settle();
+        expect(settled, &mut driver);
+    }
+    for n in 0..1000 {
+        assert!(driver.write(Write { kind: Kind::Delete, key: key(n * 7 % 1000), value: Vec::new() }).unwrap());
+        if n % 4 == 3 {
+            driver.store().write_turn().unwrap();
+            for _ in 0..16 {
+                driver.poll().unwrap();
+            }
+            driver.check_disk_use();
+        }
+    }
+    let checked = driver.check_all();
+    expect(checked, &mut driver);
+}

@@ -326,4 +326,12 @@ fn a_missing_or_damaged_small_state_is_refused_with_a_remedy() {
     driver.machine.lose("state");
     let Err(Halt::Open(refused)) = driver.open() else { panic!("opened") };
     assert!(refused.to_string().contains("missing"), "{refused}");
+    // A log of one segment, whatever its first record looks like, is not what a first start leaves.
+    for damage in [0, 1] {
+        let mut driver = with_an_unsynced_tail();
+        driver.machine.lose("state");
+        driver.machine.damage(FIRST, |bytes| bytes[at(1) + 50] ^= damage);
+        let Err(Halt::Open(refused)) = driver.open() else { panic!("opened") };
+        assert!(refused.to_string().contains("missing"), "{refused}");
+    }
 }

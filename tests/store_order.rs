@@ -159,3 +159,40 @@ fn a_start_removes_replaced_segments_only_when_their_successors_name_is_durable(
     }
     assert!(crashes > 100, "{crashes} crashes");
 }
+
+/// Of three files that were in use, the first is torn: a start cut short while it removed the other two left the last
+/// of them, and the next start missed the one before it.
+#[test]
+fn a_start_removes_what_is_behind_a_torn_tail_from_the_back() {
+    let mut driver = opened(4);
+    fill_the_first_file(&mut driver);
+    driver.machine.hang();
+    for n in 100..112 {
+        assert!(driver.write(set(n, 6000)).unwrap());
+        driver.store().write_turn().unwrap();
+    }
+    driver.kill();
+    driver.machine.resume();
+    let files = driver.machine.files().into_iter().filter(|(name, _)| name.ends_with(".log"));
+    assert_eq!(files.count(), 3);
+    driver.machine.damage("0000000000000001.log", |bytes| {
+        let at = bytes.windows(7).position(|window| window == b"key 100").unwrap();
+        bytes[at..].fill(0);
+    });
+    for call in 1.. {
+        let mut copy = fork(&driver, call);
+        copy.machine.fault_at(call, Fault::Stop);
+        if copy.open().is_ok() {
+            assert!(call > 20, "{call} calls");
+            break;
+        }
+        for seed in 0..8 {
+            let mut crashed = fork(&copy, seed);
+            match seed {
+                0 => crashed.kill(),
+                _ => crashed.lose_power(seed),
+            }
+            reopened(&mut crashed, &format!("call {call}, seed {seed}"));
+        }
+    }
+}

@@ -23,9 +23,11 @@ use std::ops::Range;
 
 /// Read at a time, in bytes.
 const CHUNK_BYTES: u64 = 128 << 10;
-/// Bytes of input that are worked through for each byte that is appended. At the default of 40 % dead, 2.5 would
+/// Bytes of input that are worked through for each byte that is appended or superseded, whichever are more. At the default of 40 % dead, 2.5 would
 /// keep up; the rest is for tombstones, which take a second pass over what is older.
 const CREDIT: u64 = 6;
+/// The most that a turn works through because of what died in it; the rest is left to the next turns.
+const LONGEST_SLICE_BYTES: u64 = 1 << 20;
 /// The longest run of segments that becomes one.
 const LONGEST_RUN: usize = 64;
 /// What a file takes besides its records.
@@ -39,8 +41,9 @@ pub(super) struct Compactor {
     work: Option<Work>,
     /// Bytes of input that may be worked through on account of what was appended.
     credit: u64,
-    /// This turn's part of it.
-    fresh_credit: u64,
+    /// Bytes that were appended, and that were superseded, in this turn.
+    appended: u64,
+    died: u64,
     /// After a look that found nothing to do: bytes to be appended before the next.
     rest: u64,
     /// There was no room for an output in this turn.
@@ -52,8 +55,14 @@ pub(super) struct Compactor {
 impl Compactor {
     /// Bytes were appended.
     pub fn credit(&mut self, bytes: usize) {
-        self.fresh_credit += CREDIT * bytes as u64;
+        self.appended += bytes as u64;
         self.rest = self.rest.saturating_sub(bytes as u64);
+    }
+
+    /// A record of this many bytes was superseded: by a tombstone, perhaps, that is much shorter.
+    pub fn credit_dead(&mut self, bytes: u32) {
+        self.died += u64::from(bytes);
+        self.rest = self.rest.saturating_sub(u64::from(bytes));
     }
 }
 
@@ -189,12 +198,14 @@ impl<D: Disk> Store<D> {
 
     /// The part of compaction that keeps up with what is appended.
     pub(super) fn compact_on_credit(&mut self) -> Result<(), Fatal> {
-        let fresh = std::mem::take(&mut self.compactor.fresh_credit);
+        let [appended, died] = [&mut self.compactor.appended, &mut self.compactor.died].map(std::mem::take);
+        let fresh = CREDIT * appended.max(died);
         self.compactor.was_tried = false;
         let most = 4 * self.options.file_bytes();
         self.compactor.credit = (self.compactor.credit + fresh).min(most);
         // What was saved up while the disk was waited for is spent over several turns.
-        let budget = self.compactor.credit.min(4 * fresh + CHUNK_BYTES);
+        let slice = (4 * CREDIT * appended).max(fresh.min(LONGEST_SLICE_BYTES)) + CHUNK_BYTES;
+        let budget = self.compactor.credit.min(slice);
         // On a full disk nothing may be appended until it has made room.
         if fresh > 0 || self.compactor.work.is_some() || self.space.is_full {
             let (done, _) = self.compact(budget)?;
@@ -241,7 +252,9 @@ impl<D: Disk> Store<D> {
         let percent = u64::from(self.options.compact_dead_percent);
         let percent = if self.space.is_full { percent.min(FULL_DEAD_PERCENT) } else { percent };
         let choice = choose(&sealed, percent, self.options.file_bytes());
-        let Some(Choice { run, droppable }) = choice.filter(|_| self.segments.has_room()) else {
+        // The next segment is not in the table yet.
+        let has_room = self.segments.has_room_for(1 + usize::from(self.log.next.is_some()));
+        let Some(Choice { run, droppable }) = choice.filter(|_| has_room) else {
             self.compactor.rest = self.options.step_bytes();
             self.need_no_output();
             return Ok(None);

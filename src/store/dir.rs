@@ -178,16 +178,24 @@ fn write_version(path: &Path) -> Result<(), DirError> {
         let mut file = File::create(&temporary)?;
         writeln!(file, "{}", version_line())?;
         file.sync_all()?;
+        sync_ancestors(path)?;
         std::fs::rename(&temporary, path.join(VERSION_NAME))?;
-        File::open(path)?.sync_all()?;
-        // The directory's own entry: a new directory must not vanish with what is written into it.
-        match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        File::open(path)?.sync_all()
     })();
     written.map_err(|e| io_error(path, e))
+}
+
+/// The entries of the directory and of those that it stands in: a new one must not vanish with what is written into
+/// it. All of that is done when there is a VERSION. Those further up may be none of ours to open.
+fn sync_ancestors(path: &Path) -> io::Result<()> {
+    let path = std::fs::canonicalize(path)?;
+    for (n, ancestor) in path.ancestors().skip(1).enumerate() {
+        let synced = File::open(ancestor).and_then(|directory| directory.sync_all());
+        if n == 0 {
+            synced?;
+        }
+    }
+    Ok(())
 }
 
 fn check_owner(path: &Path, identity: SocketAddr) -> Result<(), DirError> {

@@ -181,7 +181,7 @@ impl Disk for RealDisk {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             // A file system without such reads (tmpfs before Linux 6.x, some network ones).
-            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => real.read_at(buf, at).map(Some),
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => read_all_at(real, at, buf).map(Some),
             Err(error) => Err(error.into()),
         }
     }
@@ -319,14 +319,21 @@ fn write_all_at(file: &File, mut at: u64, bytes: &[IoSlice<'_>]) -> io::Result<(
     Ok(())
 }
 
+/// Allocates space up to `upto`, or changes nothing: all before `from` is allocated already.
 fn allocate(file: &File, from: u64, upto: u64) -> io::Result<()> {
+    let len = file.metadata()?.len();
     loop {
         match fallocate(file, FallocateFlags::empty(), from, upto - from) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
             // Over quota is a full disk, too: deleting helps, and nothing is broken.
-            Err(Errno::NOSPC | Errno::DQUOT) => return Err(io::ErrorKind::StorageFull.into()),
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                // Some file systems (ext4) keep what they had found until then: the last of the disk, in a file that
+                // has no use for it.
+                file.set_len(len)?;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -336,7 +343,7 @@ fn allocate(file: &File, from: u64, upto: u64) -> io::Result<()> {
         let bytes = zeros.len().min((upto - at) as usize);
         if let Err(error) = file.write_all_at(&zeros[..bytes], at) {
             // What was added must not count as reserved when the directory is opened again.
-            file.set_len(from)?;
+            file.set_len(len)?;
             return Err(error);
         }
         at += bytes as u64;

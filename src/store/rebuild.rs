@@ -152,17 +152,18 @@ impl<D: Disk> Store<D> {
         }
         if !survey.needless.is_empty() {
             // The name of what they were compacted into may be in memory only.
-            let op = self.disk.start_sync_dir(Lane::Background);
-            self.start(op, super::Purpose::Removal);
-            self.settle()?;
+            self.sync_directory()?;
         }
         for name in &doomed {
             self.remove(name);
         }
-        if !doomed.is_empty() {
-            let op = self.disk.start_sync_dir(Lane::Background);
-            self.start(op, super::Purpose::Removal);
-        }
+        self.settle()?;
+        if doomed.is_empty() { Ok(()) } else { self.sync_directory() }
+    }
+
+    fn sync_directory(&mut self) -> Result<(), OpenError> {
+        let op = self.disk.start_sync_dir(Lane::Background);
+        self.start(op, super::Purpose::Removal);
         Ok(self.settle()?)
     }
 
@@ -184,7 +185,8 @@ impl<D: Disk> Store<D> {
         let mut segment = Segment::new(found.file, *head, seal.first);
         (segment.last, segment.end, segment.reserved) = (seal.last, seal.end, found.len);
         (segment.sealed, segment.has_opening) = (true, true);
-        if !self.segments.has_room() {
+        // The unsealed ones come behind it.
+        if !self.segments.has_room_for(3) {
             return Err(OpenError::Options("more segments than a store can have: raise segment_bytes".into()).into());
         }
         let slot = self.segments.add(segment);
@@ -305,13 +307,13 @@ impl<D: Disk> Store<D> {
                 self.write_hint(slot, &all).map_err(OpenError::from)?;
             }
         }
-        for (found, _) in survey.unsealed.iter().skip(in_run) {
+        // From the back, each for good before the next: a log may lack its last files, but none before a later one.
+        for (found, _) in survey.unsealed.iter().skip(in_run).rev() {
             self.disk.close(found.file);
             self.remove(&found.seq.log_name());
+            self.settle().map_err(OpenError::from)?;
+            self.sync_directory()?;
         }
-        let op = self.disk.start_sync_dir(Lane::Background);
-        self.start(op, super::Purpose::Removal);
-        self.settle().map_err(OpenError::from)?;
         Ok(())
     }
 

@@ -277,9 +277,9 @@ impl Segments {
     /// The most segments there can be at a time.
     pub const MOST: usize = 1 << 16;
 
-    /// Whether another segment can be added.
-    pub fn has_room(&self) -> bool {
-        self.slots.len() - self.free.len() < Self::MOST
+    /// Whether this many segments can be added.
+    pub fn has_room_for(&self, more: usize) -> bool {
+        self.slots.len() - self.free.len() + more <= Self::MOST
     }
 
     pub fn add(&mut self, segment: Segment) -> Slot {
@@ -287,7 +287,7 @@ impl Segments {
             self.slots[slot.0 as usize] = Some(segment);
             return slot;
         }
-        assert!(self.slots.len() < Self::MOST, "has_room was not asked");
+        assert!(self.slots.len() < Self::MOST, "has_room_for was not asked");
         self.slots.push(Some(segment));
         Slot((self.slots.len() - 1) as u16)
     }

@@ -87,7 +87,9 @@ impl<D: Disk> Store<D> {
     pub(super) fn prepare_next(&mut self) -> Result<(), Fatal> {
         let active = self.segments.get(self.log.active);
         let is_due = active.end >= self.options.file_bytes() / 2 && self.log.next.is_none();
-        if !is_due || self.health.is_some() || !self.segments.has_room() || !self.space.may_try() {
+        // One place is left to compaction's output: nothing else can make room in the table.
+        let has_room = self.segments.has_room_for(2);
+        if !is_due || self.health.is_some() || !has_room || !self.space.may_try() {
             return Ok(());
         }
         let seq = active.head.seq_to.next();
