@@ -90,6 +90,8 @@ struct Work {
     at: u64,
     /// The next frame is longer than a chunk: it needs this much.
     need: u64,
+    /// The bytes that the last read was started for.
+    asked: usize,
     chunk: Vec<u8>,
     copied: Vec<u8>,
     moves: Vec<Move>,
@@ -298,6 +300,7 @@ impl<D: Disk> Store<D> {
             input: 0,
             at: DATA_AT,
             need: 0,
+            asked: 0,
             chunk: Vec::new(),
             copied: Vec::new(),
             moves: Vec::new(),
@@ -317,7 +320,12 @@ impl<D: Disk> Store<D> {
             Step::Arrived(bytes) => {
                 let chunk = std::mem::take(bytes);
                 work.step = Step::Copy;
-                self.copy(work, &chunk, true).map(Some)
+                let copied = self.copy(work, &chunk, true)?;
+                // A read that came is short only at the end of the file, which must lie behind the last record.
+                if copied == 0 && chunk.len() < work.asked && self.health.is_none() {
+                    self.input_ends(work);
+                }
+                Ok(Some(copied))
             }
             Step::Copy => self.read_on(work),
         }
@@ -351,9 +359,18 @@ impl<D: Disk> Store<D> {
             return Ok(Some(copied));
         }
         let op = self.disk.start_read(file, work.at, len);
+        work.asked = len;
         self.start(op, Purpose::Compact);
         work.step = Step::Reading;
         Ok(None)
+    }
+
+    /// The input's file ends before its records do.
+    fn input_ends(&mut self, work: &Work) {
+        if let Some(slot) = work.inputs.get(work.input) {
+            let name = self.segments.get(*slot).head.seq.log_name();
+            self.corrupt(name, work.at, "the file ends there".to_owned());
+        }
     }
 
     /// Copies what is live of the whole frames in `chunk`, which stands at `work.at`. Returns the bytes of these.
