@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::api::Call;
-use super::client::Page;
 use super::metrics::{self, Gauge};
 use super::render;
 use super::turn::Server;
@@ -16,6 +15,13 @@ use crate::http::response::ContentType;
 use crate::id::{NodeId, ShardId};
 use crate::node::copy::NotServing;
 use crate::router;
+
+/// A page that this node makes of itself.
+pub(super) struct Page {
+    pub status: u16,
+    pub kind: ContentType,
+    pub body: String,
+}
 
 pub(super) fn page(server: &mut Server, call: &Call<'_>, head: &Head<'_>) -> Page {
     match call {

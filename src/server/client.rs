@@ -10,7 +10,7 @@ use super::lane::Stream;
 use super::metrics::CallKind;
 use super::render::{self, About};
 use super::turn::Server;
-use crate::http::response::{CONTINUE, ContentType, write_switching_protocols};
+use crate::http::response::{CONTINUE, write_switching_protocols};
 use crate::http::{BodyKind, Decoder, Head, Phase, Step};
 use crate::id::{ConnId, NodeId, Ticket};
 use crate::op::{Failure, Outcome, Verb};
@@ -387,11 +387,4 @@ fn kind_of(call: &Call<'_>) -> CallKind {
         Call::Guide => CallKind::Guide,
         Call::Peer => CallKind::Other,
     }
-}
-
-/// A page that this node makes of itself.
-pub(super) struct Page {
-    pub status: u16,
-    pub kind: ContentType,
-    pub body: String,
 }
