@@ -15,6 +15,8 @@ pub struct Heard {
     pub status: Status,
     /// When it arrived, on this node's clock.
     pub at_ms: u64,
+    /// The link by which it came has broken since.
+    pub is_lost: bool,
 }
 
 /// See the module.
@@ -50,7 +52,7 @@ impl Directory {
 
     /// A node's beacon arrived. Returns whether its shard has another primary now.
     pub fn hear(&mut self, node: NodeId, status: Status, now_ms: u64) -> bool {
-        self.heard[node.0 as usize] = Some(Heard { status, at_ms: now_ms });
+        self.heard[node.0 as usize] = Some(Heard { status, at_ms: now_ms, is_lost: false });
         let (epoch, primary) = &mut self.shards[self.homes[node.0 as usize].0 as usize];
         if !status.is_primary || status.epoch < *epoch {
             return false;
@@ -59,10 +61,17 @@ impl Directory {
         std::mem::replace(primary, node) != node
     }
 
+    /// The link by which a node was heard broke: it is not up until it is heard again.
+    pub fn lose(&mut self, node: NodeId) {
+        if let Some(heard) = &mut self.heard[node.0 as usize] {
+            heard.is_lost = true;
+        }
+    }
+
     /// What a node last said, and whether that is recent enough for it to be up.
     #[must_use]
     pub fn heard(&self, node: NodeId, now_ms: u64) -> Option<(Heard, bool)> {
-        self.heard[node.0 as usize].map(|heard| (heard, heard.at_ms + UP_MS > now_ms))
+        self.heard[node.0 as usize].map(|heard| (heard, !heard.is_lost && heard.at_ms + UP_MS > now_ms))
     }
 }
 
@@ -93,5 +102,10 @@ mod tests {
         directory.hear(NodeId(1), Status::default(), 100);
         assert!(directory.heard(NodeId(1), 100 + UP_MS - 1).unwrap().1);
         assert!(!directory.heard(NodeId(1), 100 + UP_MS).unwrap().1);
+        directory.hear(NodeId(1), Status::default(), 200);
+        directory.lose(NodeId(1));
+        assert!(!directory.heard(NodeId(1), 200).unwrap().1);
+        directory.hear(NodeId(1), Status::default(), 201);
+        assert!(directory.heard(NodeId(1), 201).unwrap().1);
     }
 }

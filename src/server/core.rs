@@ -345,6 +345,11 @@ impl<D: Disk> Core<D> {
         }
     }
 
+    /// The control link to a node broke.
+    pub fn on_lost(&mut self, node: NodeId) {
+        self.directory.lose(node);
+    }
+
     pub(super) fn retry_primaries(&mut self, sink: &mut impl Sink) {
         let waiting: Vec<LaneKey> =
             self.lanes.iter().filter(|(_, lane)| lane.wait == Wait::Primary).map(|(key, _)| *key).collect();

@@ -431,6 +431,8 @@ impl Server {
                     let (node, written) = (link.node, conn.written_bytes);
                     let (core, mut out) = self.core_and_sink();
                     core.on_link_down(node, LinkId(id), written, conn.unsent(), &mut out);
+                } else if link.stage == Stage::Up {
+                    self.core.on_lost(link.node);
                 }
             }
             Role::Link(link) => {
