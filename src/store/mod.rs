@@ -130,7 +130,8 @@ use std::io;
 /// value and 40 bytes, rounded up to 8, in the log, and 24 bytes in a hint) + 2 × `segment_bytes`, however long keys
 /// are overwritten, set and deleted, as long as no record is longer than `segment_bytes` / 16 and the disk keeps up.
 /// To that end the log's files are a quarter of `segment_bytes` long, and compaction, whenever more than
-/// `compact_dead_percent` of the sealed files is dead, works in proportion to what is appended and to what dies.
+/// `compact_dead_percent` of the sealed files is dead, works in proportion to what is appended and to what dies. Where
+/// many long values are deleted at once, it holds again when compaction has caught up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// 256 KiB to 256 MiB. A file of the log is closed when it is a quarter as long; each file takes a descriptor.
