@@ -38,7 +38,7 @@ struct Open {
     reserved: u64,
 }
 
-/// A directory's files and the three threads that sync and read them.
+/// A directory's files and the four threads that sync and read them.
 pub struct RealDisk {
     /// Held for as long as the files are open.
     directory: DataDir,
