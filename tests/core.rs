@@ -349,6 +349,20 @@ fn a_link_whose_end_stops_is_kept_for_its_answers_and_takes_no_more() {
 }
 
 #[test]
+fn a_link_whose_end_stops_is_not_kept_for_an_answer_that_never_comes() {
+    let mut world = World::new();
+    let (_, theirs) = keys(&world);
+    world.core.on_link_up(OTHER, link(1), &mut world.heard);
+    let set = world.ask(1, &op(Verb::Set, &theirs[0], "v"));
+    world.core.on_leaving(link(1), &mut world.heard);
+    world.pass(9_999);
+    assert!(world.heard.finished.is_empty());
+    world.pass(1);
+    assert_eq!(world.answer_of(set), Some("Failed(Unknown)"));
+    assert_eq!(world.heard.finished, [link(1)]);
+}
+
+#[test]
 fn a_write_that_the_log_has_no_buffer_for_waits_for_one() {
     let mut world = World::new();
     let (mine, _) = keys(&world);

@@ -211,7 +211,7 @@ impl<'b> Fields<'b> {
             6 if is("expect") => &mut self.expect,
             6 if is("origin") => &mut self.origin,
             7 if is("upgrade") => {
-                self.upgrade_peer |= items(value).any(|i| i.eq_ignore_ascii_case(b"dkv-peer"));
+                self.upgrade_peer |= items(value).any(|i| i.eq_ignore_ascii_case(super::UPGRADE_PEER.as_bytes()));
                 return Ok(());
             }
             8 if is("if-match") => &mut self.if_match,

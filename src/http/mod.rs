@@ -79,6 +79,9 @@ impl Reject {
     }
 }
 
+/// The protocol that a connection between nodes is upgraded to.
+pub const UPGRADE_PEER: &str = "dkv-peer";
+
 /// A whole request, borrowed from the connection's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'b> {

@@ -119,7 +119,9 @@ impl ResponseHead {
 
 /// Appends the answer that turns the connection into a link between nodes.
 pub fn write_switching_protocols(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: dkv-peer\r\n\r\n");
+    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ");
+    out.extend_from_slice(super::UPGRADE_PEER.as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
 /// The reason phrase of a status that this server sends.

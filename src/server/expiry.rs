@@ -25,15 +25,17 @@ impl<D: Disk> Core<D> {
             let failure = if sent.verb == Verb::Get { Failure::NoPrimary } else { Failure::Unknown };
             sink.answer(sent.asked.ticket, &Outcome::Failed(failure));
             self.ended(sent.asked.lane, sink);
+            self.finish_left(sent.link, sink);
         }
         self.expire_waiters(now_ms, sink);
         self.expire_parked(now_ms, sink);
     }
 
     fn expire_waiters(&mut self, now_ms: u64, sink: &mut impl Sink) {
-        let (late, kept) = std::mem::take(&mut self.waiters).into_iter().partition(|w| w.asked.deadline_ms <= now_ms);
+        let waiters = std::mem::take(&mut self.waiters).into_iter();
+        let (late, kept): (VecDeque<Waiter>, _) = waiters.partition(|waiter| waiter.asked.deadline_ms <= now_ms);
         self.waiters = kept;
-        for waiter in <VecDeque<Waiter> as IntoIterator>::into_iter(late) {
+        for waiter in late {
             // A write that has an lsn may yet be committed; what only rested on another's was surely not applied.
             let failure = if waiter.is_write { Failure::Unknown } else { Failure::DiskSlow };
             sink.answer(waiter.asked.ticket, &Outcome::Failed(failure));

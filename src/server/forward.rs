@@ -17,7 +17,7 @@ const SPARE_KEYS: usize = 1024;
 pub(super) struct Sent {
     pub generation: u32,
     pub asked: Asked,
-    link: LinkId,
+    pub link: LinkId,
     /// The place of its first byte in the link's stream. Once the kernel has that byte, a write is never sent again.
     place: u64,
     pub verb: Verb,
@@ -81,7 +81,7 @@ impl<D: Disk> Core<D> {
         self.finish_left(link, sink);
     }
 
-    fn finish_left(&mut self, link: LinkId, sink: &mut impl Sink) {
+    pub(super) fn finish_left(&mut self, link: LinkId, sink: &mut impl Sink) {
         if self.leaving.contains(&link) && !self.sent.iter().any(|(_, sent)| sent.link == link) {
             self.leaving.retain(|left| *left != link);
             sink.finish(link);

@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 
+use super::api::PEER_PATH;
 use super::conn::{Link, Role, Stage};
 use super::lane::Stream;
 use super::turn::Server;
 use crate::config;
+use crate::http::UPGRADE_PEER;
 use crate::id::{ConnId, LinkId, NodeId, Uuid};
 use crate::op::{Failure, Outcome};
 use crate::reactor::{Closing, Conn, Filled};
@@ -143,9 +145,7 @@ impl Server {
         let Some((out, Role::Link(link))) = self.reactor.output(id) else { return };
         let host = self.cluster.node(link.node).address;
         let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {}\r\n\r\n",
-            super::api::PEER_PATH,
-            "dkv-peer"
+            "GET {PEER_PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE_PEER}\r\n\r\n"
         );
         out.extend_from_slice(request.as_bytes());
         link.stage = Stage::Upgrading;
