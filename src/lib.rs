@@ -10,11 +10,12 @@
 //! - [`wire`], [`peers`]: frames and links between nodes.
 //! - [`store`]: the log on disk and the index in memory.
 //!
-//! [`config`] reads `sharding.toml`, [`cli`] is the command line, [`id`] and [`op`] are the words that all
+//! [`configuration`] says who makes up a shard; [`config`] reads `sharding.toml`, [`cli`] is the command line, [`id`] and [`op`] are the words that all
 //! of them share. ARCHITECTURE.md is the map.
 
 pub mod cli;
 pub mod config;
+pub mod configuration;
 pub mod http;
 pub mod id;
 pub mod node;
