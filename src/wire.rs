@@ -12,7 +12,7 @@ use crate::id::{Epoch, Lsn, NodeId, Uuid};
 use crate::op::{Condition, Failure, Op, Outcome, Verb};
 
 /// The protocol's version: nodes of different versions refuse each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes before a frame's body.
 pub const FRAME_HEAD_BYTES: usize = 8;
 /// Most bytes that a frame needs beside a key and a value.
@@ -24,9 +24,9 @@ pub const HELLO_BYTES_MAX: usize = 1 << 20;
 /// behind bulk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Beacons: small, and soon.
+    /// Beacons, leases, registers: small, and soon.
     Control,
-    /// Forwarded requests and their answers.
+    /// Forwarded requests and their answers; a primary's log to its copies.
     Data,
 }
 
@@ -68,6 +68,144 @@ pub struct Status {
     /// The last record in its log.
     pub end: Lsn,
     /// The last committed record that it knows of.
+    pub committed: Lsn,
+    /// What its copy is doing.
+    pub state: CopyState,
+    /// The version of the newest configuration of its shard that it knows.
+    pub version: u64,
+    /// Which copies are in sync in that: bit n is the shard's n-th node in the table.
+    pub in_sync: u64,
+}
+
+/// What a copy is doing, for people to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CopyState {
+    /// Nothing is known of it.
+    #[default]
+    Unknown,
+    /// The cluster is not formed yet.
+    Forming,
+    /// A primary that answers.
+    Serving,
+    /// A primary before its first answer: it makes one log of those of the copies.
+    Settling,
+    /// A copy that holds everything that was answered.
+    InSync,
+    /// A copy that is brought up to date from the primary's log.
+    CatchingUp,
+    /// A copy that gets everything anew.
+    Syncing,
+    /// A copy without a primary that it could follow.
+    Waiting,
+    /// Its data is damaged, and no peer repairs it yet.
+    Damaged,
+    /// It holds no data: a witness.
+    Witness,
+}
+
+impl CopyState {
+    /// All of them, in the order of their codes in a frame.
+    pub const ALL: [CopyState; 10] = [
+        CopyState::Unknown,
+        CopyState::Forming,
+        CopyState::Serving,
+        CopyState::Settling,
+        CopyState::InSync,
+        CopyState::CatchingUp,
+        CopyState::Syncing,
+        CopyState::Waiting,
+        CopyState::Damaged,
+        CopyState::Witness,
+    ];
+
+    /// As it is printed.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CopyState::Unknown => "unknown",
+            CopyState::Forming => "forming",
+            CopyState::Serving => "serving",
+            CopyState::Settling => "settling",
+            CopyState::InSync => "in sync",
+            CopyState::CatchingUp => "catching up",
+            CopyState::Syncing => "syncing",
+            CopyState::Waiting => "waiting",
+            CopyState::Damaged => "damaged",
+            CopyState::Witness => "witness",
+        }
+    }
+}
+
+/// A primary's first word to a copy on a new data link: what its log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follow<'a> {
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// The configuration in which it leads: [`crate::configuration::Configuration`] as bytes.
+    pub configuration: &'a [u8],
+    /// The last record of its log.
+    pub end: Lsn,
+    /// A copy that shares less than this with it needs everything anew: the primary dropped tombstones up to here.
+    pub floor: Lsn,
+    /// Where each epoch began in its log: pairs of epoch and first lsn, 8 bytes each.
+    pub lineage: &'a [u8],
+}
+
+/// A copy's answer to [`Follow`]: from here on it takes records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Following {
+    /// The primary's epoch, which the copy has made its own.
+    pub epoch: Epoch,
+    /// What the copy holds: another number than in the configuration means that it is another copy.
+    pub store: Uuid,
+    /// Where its log ended before it was cut to what it shares with the primary's.
+    pub had: Lsn,
+    /// Of this it knew that it is committed.
+    pub had_committed: Lsn,
+    /// Where its log ends now: all of it is the primary's, too.
+    pub end: Lsn,
+    /// Of this, what is on its disk for good.
+    pub durable: Lsn,
+    /// Whether it is in the middle of nothing: a copy that is synced anew is not.
+    pub is_whole: bool,
+}
+
+/// Records of a primary's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Append<'a> {
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// The record before the first of these.
+    pub after: Lsn,
+    /// What the primary has committed.
+    pub committed: Lsn,
+    /// The records as they stand in the log, in order.
+    pub records: &'a [u8],
+}
+
+/// How far a copy has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// All up to here is on its disk for good.
+    pub durable: Lsn,
+    /// Bytes that it can take beyond what it has taken.
+    pub room_bytes: u64,
+    /// See [`Following::is_whole`].
+    pub is_whole: bool,
+}
+
+/// A primary's sign of life, which asks for a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beacon {
+    /// The primary's epoch.
+    pub epoch: Epoch,
+    /// When it was sent, on the primary's clock: the lease begins here. The grant carries it back.
+    pub sent_ns: u64,
+    /// How long the lease is, on the primary's clock.
+    pub lease_ms: u32,
+    /// What the primary has committed.
     pub committed: Lsn,
 }
 
@@ -122,6 +260,54 @@ pub enum Message<'a> {
         /// The request.
         op: Op<'a>,
     },
+    /// A message of the registers, for [`crate::node::registers`] to read.
+    Register(&'a [u8]),
+    /// A configuration that was chosen, for whoever has an older one: [`crate::configuration::Configuration`] as bytes.
+    Know(&'a [u8]),
+    /// Primary to copy, on the data link: follow.
+    Follow(Follow<'a>),
+    /// The answer to [`Message::Follow`].
+    Following(Following),
+    /// Primary to copy, on the data link: records.
+    Append(Append<'a>),
+    /// Copy to primary, on the data link by which the records came.
+    Ack(Ack),
+    /// Primary to copy, on the control link: a lease is asked for.
+    Beacon(Beacon),
+    /// The answer to [`Message::Beacon`]: the copy will not take over before a grace longer than the lease is over.
+    Grant {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// As in the beacon.
+        sent_ns: u64,
+        /// The version of the configuration that the copy knows.
+        version: u64,
+    },
+    /// Primary to copy, on the control link: am I still followed?
+    Confirm {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// Numbers the question.
+        round: u64,
+    },
+    /// The answer to [`Message::Confirm`]: yes.
+    Confirmed {
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// As in the question.
+        round: u64,
+    },
+    /// Primary to copy: I have stopped in this epoch for good; lead, at once.
+    Lead {
+        /// The epoch that ends.
+        epoch: Epoch,
+        /// Whether the primary's own copy stays in sync.
+        keeps_old: bool,
+    },
+    /// Copy to primary: I am about to stop; let me go.
+    Leave,
+    /// Primary to copy: go, nothing waits for you.
+    Released,
 }
 
 /// Why bytes are not a frame. The link is closed then: nothing behind it can be trusted.
@@ -159,6 +345,19 @@ const FORWARD: u8 = 6;
 const ANSWER: u8 = 7;
 const NOT_PRIMARY: u8 = 8;
 const LEAVING: u8 = 9;
+const REGISTER: u8 = 10;
+const KNOW: u8 = 11;
+const FOLLOW: u8 = 12;
+const FOLLOWING: u8 = 13;
+const APPEND: u8 = 14;
+const ACK: u8 = 15;
+const BEACON: u8 = 16;
+const GRANT: u8 = 17;
+const CONFIRM: u8 = 18;
+const CONFIRMED: u8 = 19;
+const LEAD: u8 = 20;
+const LEAVE: u8 = 21;
+const RELEASED: u8 = 22;
 
 /// Appends a message as one frame.
 pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
@@ -177,6 +376,21 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         }
         Message::Answer { id, outcome } => w.u8(ANSWER).u64(*id).outcome(outcome),
         Message::NotPrimary { id, op } => w.u8(NOT_PRIMARY).u64(*id).op(op),
+        Message::Register(bytes) => w.u8(REGISTER).bytes(bytes),
+        Message::Know(bytes) => w.u8(KNOW).bytes(bytes),
+        Message::Follow(f) => {
+            w.u8(FOLLOW).u64(f.epoch.0).bytes(f.configuration).u64(f.end.0).u64(f.floor.0).bytes(f.lineage)
+        }
+        Message::Following(f) => w.u8(FOLLOWING).following(f),
+        Message::Append(a) => w.u8(APPEND).u64(a.epoch.0).u64(a.after.0).u64(a.committed.0).bytes(a.records),
+        Message::Ack(a) => w.u8(ACK).u64(a.epoch.0).u64(a.durable.0).u64(a.room_bytes).u8(a.is_whole.into()),
+        Message::Beacon(b) => w.u8(BEACON).u64(b.epoch.0).u64(b.sent_ns).u32(b.lease_ms).u64(b.committed.0),
+        Message::Grant { epoch, sent_ns, version } => w.u8(GRANT).u64(epoch.0).u64(*sent_ns).u64(*version),
+        Message::Confirm { epoch, round } => w.u8(CONFIRM).u64(epoch.0).u64(*round),
+        Message::Confirmed { epoch, round } => w.u8(CONFIRMED).u64(epoch.0).u64(*round),
+        Message::Lead { epoch, keeps_old } => w.u8(LEAD).u64(epoch.0).u8((*keeps_old).into()),
+        Message::Leave => w.u8(LEAVE),
+        Message::Released => w.u8(RELEASED),
     };
     let body = out.len() - start - FRAME_HEAD_BYTES;
     let length = u32::try_from(body).expect("keys and values are limited far below 4 GiB").to_le_bytes();
@@ -242,7 +456,14 @@ impl Writer<'_> {
         self.u64(h.incarnation).bytes(h.address.as_bytes())
     }
     fn status(&mut self, s: &Status) -> &mut Self {
-        self.u8(u8::from(s.ready) | u8::from(s.is_primary) << 1).u64(s.epoch.0).u64(s.end.0).u64(s.committed.0)
+        let state = CopyState::ALL.iter().position(|state| *state == s.state).expect("every state is in the list");
+        self.u8(u8::from(s.ready) | u8::from(s.is_primary) << 1).u64(s.epoch.0).u64(s.end.0).u64(s.committed.0);
+        self.u8(state as u8).u64(s.version).u64(s.in_sync)
+    }
+    fn following(&mut self, f: &Following) -> &mut Self {
+        self.u64(f.epoch.0);
+        self.0.extend_from_slice(&f.store.0.to_le_bytes());
+        self.u64(f.had.0).u64(f.had_committed.0).u64(f.end.0).u64(f.durable.0).u8(f.is_whole.into())
     }
     fn op(&mut self, op: &Op<'_>) -> &mut Self {
         let verb = match op.verb {
@@ -318,6 +539,9 @@ impl<'a> Reader<'a> {
     fn u128(&mut self) -> Option<u128> {
         Some(u128::from_le_bytes(self.take(16)?.try_into().ok()?))
     }
+    fn epoch(&mut self) -> Option<Epoch> {
+        self.u64().map(Epoch)
+    }
     fn lsn(&mut self) -> Option<Lsn> {
         self.u64().map(Lsn)
     }
@@ -341,6 +565,40 @@ impl<'a> Reader<'a> {
             }
             ANSWER => Message::Answer { id: self.u64()?, outcome: self.outcome()? },
             NOT_PRIMARY => Message::NotPrimary { id: self.u64()?, op: self.op()? },
+            REGISTER => Message::Register(self.bytes()?),
+            KNOW => Message::Know(self.bytes()?),
+            FOLLOW => Message::Follow(Follow {
+                epoch: self.epoch()?,
+                configuration: self.bytes()?,
+                end: self.lsn()?,
+                floor: self.lsn()?,
+                lineage: self.bytes()?,
+            }),
+            FOLLOWING => Message::Following(self.following()?),
+            APPEND => Message::Append(Append {
+                epoch: self.epoch()?,
+                after: self.lsn()?,
+                committed: self.lsn()?,
+                records: self.bytes()?,
+            }),
+            ACK => Message::Ack(Ack {
+                epoch: self.epoch()?,
+                durable: self.lsn()?,
+                room_bytes: self.u64()?,
+                is_whole: self.bool()?,
+            }),
+            BEACON => Message::Beacon(Beacon {
+                epoch: self.epoch()?,
+                sent_ns: self.u64()?,
+                lease_ms: self.u32()?,
+                committed: self.lsn()?,
+            }),
+            GRANT => Message::Grant { epoch: self.epoch()?, sent_ns: self.u64()?, version: self.u64()? },
+            CONFIRM => Message::Confirm { epoch: self.epoch()?, round: self.u64()? },
+            CONFIRMED => Message::Confirmed { epoch: self.epoch()?, round: self.u64()? },
+            LEAD => Message::Lead { epoch: self.epoch()?, keeps_old: self.bool()? },
+            LEAVE => Message::Leave,
+            RELEASED => Message::Released,
             _ => return None,
         })
     }
@@ -364,6 +622,20 @@ impl<'a> Reader<'a> {
             epoch: Epoch(self.u64()?),
             end: self.lsn()?,
             committed: self.lsn()?,
+            state: *CopyState::ALL.get(self.u8()? as usize)?,
+            version: self.u64()?,
+            in_sync: self.u64()?,
+        })
+    }
+    fn following(&mut self) -> Option<Following> {
+        Some(Following {
+            epoch: self.epoch()?,
+            store: Uuid(self.u128()?),
+            had: self.lsn()?,
+            had_committed: self.lsn()?,
+            end: self.lsn()?,
+            durable: self.lsn()?,
+            is_whole: self.bool()?,
         })
     }
     fn op(&mut self) -> Option<Op<'a>> {
@@ -489,13 +761,51 @@ mod tests {
             incarnation: 77,
             address: "127.0.0.1:8080",
         };
-        let status = Status { ready: true, is_primary: false, epoch: Epoch(2), end: Lsn(10), committed: Lsn(9) };
+        let status = Status {
+            ready: true,
+            is_primary: false,
+            epoch: Epoch(2),
+            end: Lsn(10),
+            committed: Lsn(9),
+            state: CopyState::InSync,
+            version: 7,
+            in_sync: 3,
+        };
         round_trip(&Message::Hello(hello));
         round_trip(&Message::Welcome(Hello { class: Class::Control, ..hello }));
         round_trip(&Message::Refuse { reason: "no", table: "0 Moscow" });
         round_trip(&Message::Leaving);
         round_trip(&Message::Ping(status));
         round_trip(&Message::Pong(Status { is_primary: true, ..status }));
+        for state in CopyState::ALL {
+            round_trip(&Message::Ping(Status { state, ..status }));
+        }
+    }
+
+    #[test]
+    fn what_copies_say_survives() {
+        let epoch = Epoch(7);
+        let follow = Follow { epoch, configuration: b"who", end: Lsn(9), floor: Lsn(2), lineage: &[1; 32] };
+        round_trip(&Message::Follow(follow));
+        round_trip(&Message::Following(Following {
+            epoch,
+            store: Uuid(1 << 99),
+            had: Lsn(12),
+            had_committed: Lsn(8),
+            end: Lsn(9),
+            durable: Lsn(7),
+            is_whole: true,
+        }));
+        round_trip(&Message::Append(Append { epoch, after: Lsn(3), committed: Lsn(2), records: b"records" }));
+        round_trip(&Message::Ack(Ack { epoch, durable: Lsn(4), room_bytes: 1 << 40, is_whole: false }));
+        round_trip(&Message::Beacon(Beacon { epoch, sent_ns: 1 << 60, lease_ms: 540, committed: Lsn(1) }));
+        round_trip(&Message::Grant { epoch, sent_ns: 5, version: 6 });
+        round_trip(&Message::Confirm { epoch, round: 3 });
+        round_trip(&Message::Confirmed { epoch, round: 3 });
+        round_trip(&Message::Lead { epoch, keeps_old: true });
+        for message in [Message::Leave, Message::Released, Message::Register(b"x"), Message::Know(b"y")] {
+            round_trip(&message);
+        }
     }
 
     #[test]

@@ -447,6 +447,7 @@ impl<D: Disk> Core<D> {
             epoch: self.copy.epoch(),
             end: self.store.end(),
             committed: self.copy.committed(),
+            ..Status::default()
         }
     }
 
