@@ -91,7 +91,7 @@ read_nodes() {
   while IFS=$'\t' read -r idx name role address data; do
     [[ -n $address ]] || continue
     LOCAL+=("$address")
-    SHARD[$address]="$idx $name"
+    if [[ $role == witness ]]; then SHARD[$address]=-; else SHARD[$address]="$idx $name"; fi
     ROLE[$address]=$role
     DATA[$address]=$data
     [[ -z $DATA_DIR ]] || DATA[$address]=$DATA_DIR/${data##*/}
@@ -231,8 +231,9 @@ node_failed() {
   local code=0
   wait "${STARTED[$1]}" || code=$?
   rm -f "$(file_of "$1" pid)"
-  printf 'launch.sh: the node %s (%s of shard %s) did not start: exit code %s. ' "$1" "${ROLE[$1]}" "${SHARD[$1]}" \
-    "$code" >&2
+  local what=${ROLE[$1]}
+  [[ ${SHARD[$1]} == - ]] || what+=" of shard ${SHARD[$1]}"
+  printf 'launch.sh: the node %s (%s) did not start: exit code %s. ' "$1" "$what" "$code" >&2
   show_log "$1"
 }
 

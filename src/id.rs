@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u32);
 
-/// A node's place in the cluster's list of nodes: shards in order of `idx`, each primary before its replicas.
+/// A node's place in the cluster's list of nodes: shards in order of `idx`, each primary before its replicas; then the
+/// witnesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u32);
 

@@ -123,6 +123,19 @@ fn nodes_are_listed_a_line_each() {
 }
 
 #[test]
+fn a_witness_is_a_node_without_a_shard() {
+    let table = "[[shard]]\nname = \"a\"\nidx = 0\naddress = \"127.0.0.1:1\"\nreplicas = [\"127.0.0.1:2\"]\n";
+    let dir = dir_with(&format!("{table}[[witness]]\naddress = \"127.0.0.1:3\"\n"));
+    let text = good(dir.path(), &["nodes", "-o", "tsv"]);
+    assert_eq!(text.lines().nth(2), Some("-\t-\twitness\t127.0.0.1:3\tdata/127.0.0.1_3"));
+    let json: serde_json::Value = serde_json::from_str(&good(dir.path(), &["nodes", "-o", "json"])).unwrap();
+    assert_eq!(json[2]["role"], "witness");
+    assert!(json[2]["shard"].is_null() && json[2]["idx"].is_null());
+    let text = good(dir.path(), &["check"]);
+    assert!(text.starts_with("sharding.toml: 1 shard, 3 nodes, one of them a witness, fingerprint "), "{text}");
+}
+
+#[test]
 fn local_nodes_are_those_of_this_host() {
     // 240.0.0.0/4 is reserved for future use: no host has it.
     let dir = dir_with(

@@ -139,6 +139,33 @@ fn start_brings_all_nodes_up_once_and_stop_ends_them() {
 }
 
 #[test]
+fn a_witness_is_a_node_like_the_others() {
+    let mut cluster = Cluster::new();
+    let witness = free_address().to_string();
+    let table = fs::read_to_string(cluster.path("sharding.toml")).unwrap();
+    fs::write(cluster.path("sharding.toml"), format!("{table}[[witness]]\naddress = \"{witness}\"\n")).unwrap();
+    cluster.addresses.push(witness.clone());
+    let shown = cluster.good(&["launch.sh"]);
+    let pids = cluster.pids();
+    assert_eq!(pids.len(), 5, "{shown}");
+    let line = shown.lines().find(|l| l.contains(&format!("{witness} "))).unwrap();
+    assert!(line.starts_with("-  ") && line.contains("  witness  "), "{shown}");
+    let shown = cluster.good(&["populate.sh", "-n", "200", "--verify", &witness]);
+    assert!(shown.contains(" 0 failed, over 1 nodes") && shown.contains(" 0 not as written"), "{shown}");
+    let shown = cluster.good(&["launch.sh", "status"]);
+    assert!(shown.lines().filter(|l| l.contains(&witness) && l.contains("witness")).count() == 2, "{shown}");
+
+    cluster.good(&["launch.sh", "kill", &witness]);
+    assert!(cluster.bad(&["launch.sh", "status"]).contains("1 of this host's 5 nodes do not run"));
+    cluster.good(&["launch.sh", "restart", &witness]);
+    let shown = cluster.good(&["launch.sh", "stop"]);
+    assert_eq!(shown.lines().filter(|l| l.starts_with("stopped ")).count(), 5, "{shown}");
+
+    let _holder = TcpListener::bind(&witness).unwrap();
+    assert!(cluster.bad(&["launch.sh"]).contains(&format!("the node {witness} (witness) did not start: exit code 1.")));
+}
+
+#[test]
 fn two_starts_at_the_same_time_start_each_node_once() {
     let cluster = Cluster::new();
     let mut starts: Vec<Child> = (0..2)

@@ -36,6 +36,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             print_json(&json!({
                 "ok": true, "file": file, "errors": [], "warnings": warnings,
                 "shards": cluster.shards().len(), "nodes": cluster.nodes().len(),
+                "witnesses": cluster.witnesses().count(),
                 "fingerprint": format!("{:016x}", cluster.fingerprint()), "settings": origins,
             }))
             .map(|()| ExitCode::SUCCESS)
@@ -52,7 +53,17 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
 fn text(file: &str, loaded: &Loaded) -> String {
     let Loaded { cluster, warnings, origins } = loaded;
     let (shards, nodes) = (cluster.shards().len(), cluster.nodes().len());
-    let mut text = format!("{file}: {shards} shards, {nodes} nodes, fingerprint {:016x}\n", cluster.fingerprint());
+    let witnesses = match cluster.witnesses().count() {
+        0 => String::new(),
+        1 => ", one of them a witness".to_owned(),
+        n => format!(", {n} of them witnesses"),
+    };
+    let s = |n: usize| if n == 1 { "" } else { "s" };
+    let fingerprint = cluster.fingerprint();
+    let (of_shards, of_nodes) = (s(shards), s(nodes));
+    let mut text = format!(
+        "{file}: {shards} shard{of_shards}, {nodes} node{of_nodes}{witnesses}, fingerprint {fingerprint:016x}\n"
+    );
     for warning in warnings {
         let _ = writeln!(text, "warning: {warning}");
     }

@@ -20,8 +20,8 @@ Examples:
   dkv nodes --local            the nodes that this host runs: those whose IP is one of its own
   dkv nodes --local -o tsv | cut -f4
 
-Fields: the shard's idx and name, the role in the table, the address; tsv and json also have the default data
-directory.")]
+Fields: the shard's idx and name (of a witness: - and -), the role in the table, the address; tsv and json also have
+the default data directory.")]
 pub(super) struct NodesArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -45,8 +45,9 @@ enum NodesFormat {
 
 #[derive(Debug, Serialize)]
 struct Line<'c> {
-    idx: u32,
-    shard: &'c str,
+    /// A witness has no shard.
+    idx: Option<u32>,
+    shard: Option<&'c str>,
     role: Role,
     address: String,
     data_dir: String,
@@ -56,8 +57,10 @@ pub(super) fn run(args: &NodesArgs) -> Result<ExitCode, Failure> {
     let cluster = args.config.load()?.cluster;
     let chosen = cluster.node_ids().filter(|id| !args.local || is_local(cluster.node(*id).address.ip()));
     let lines: Vec<Line<'_>> = chosen.map(|id| line(&cluster, id)).collect();
-    let cells =
-        |l: &Line<'_>| vec![l.idx.to_string(), l.shard.to_owned(), l.role.as_str().to_owned(), l.address.clone()];
+    let cells = |l: &Line<'_>| {
+        let idx = l.idx.map_or("-".to_owned(), |idx| idx.to_string());
+        vec![idx, l.shard.unwrap_or("-").to_owned(), l.role.as_str().to_owned(), l.address.clone()]
+    };
     match args.output {
         NodesFormat::Json => print_json(&lines)?,
         NodesFormat::Text => print(columns(&lines.iter().map(cells).collect::<Vec<_>>()).as_bytes())?,
@@ -72,8 +75,8 @@ pub(super) fn run(args: &NodesArgs) -> Result<ExitCode, Failure> {
 fn line(cluster: &Cluster, id: NodeId) -> Line<'_> {
     let node = cluster.node(id);
     Line {
-        idx: node.shard.0,
-        shard: &cluster.shard(node.shard).name,
+        idx: node.shard.map(|shard| shard.0),
+        shard: node.shard.map(|shard| cluster.shard(shard).name.as_str()),
         role: node.role,
         address: node.address.to_string(),
         data_dir: default_data_dir(cluster, id).display().to_string(),

@@ -26,7 +26,7 @@ finished, data is synced, exit code 0; a second one exits at once.")]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// Which node of the configuration this is
+    /// Which node of the configuration this is: one of a shard, or a witness
     #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
     address: SocketAddr,
     /// The node's own data directory [default: one named after the address, in store.directory]

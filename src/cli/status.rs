@@ -34,6 +34,8 @@ pub(super) struct StatusArgs {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct View {
     pub(super) shards: Vec<ShardView>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    witnesses: Vec<NodeView>,
     fingerprint: serde_json::Value,
 }
 
@@ -118,6 +120,12 @@ fn text(asked: SocketAddr, view: &View) -> String {
         if shard.primary.is_none() {
             rows.push(vec![String::new(), String::new(), String::new(), "no primary is known".to_owned()]);
         }
+    }
+    for node in &view.witnesses {
+        let up = if node.up { "yes" } else { "no" };
+        rows.push(
+            ["", "", "", &plain(&node.address), &plain(&node.role), "-", "-", "-", up].map(str::to_owned).to_vec(),
+        );
     }
     format!("{}\nas {asked} sees it\n", columns(&rows).trim_end())
 }

@@ -8,6 +8,7 @@ mod parse;
 mod report;
 mod settings;
 mod table;
+mod warnings;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use serde::Serialize;
 pub use address::parse_address;
 pub use error::{ConfigError, LoadError};
 pub use parse::parse;
-pub use settings::{Deadlines, Http, Limits, Origin, Settings, Store};
+pub use settings::{Deadlines, Http, Limits, Origin, Reads, Replication, Settings, Store};
 pub use table::difference;
 
 use crate::id::{NodeId, ShardId};
@@ -31,6 +32,8 @@ pub enum Role {
     Primary,
     /// One of the shard's `replicas`.
     Replica,
+    /// A `[[witness]]`: it votes and forwards, and holds no data.
+    Witness,
 }
 
 impl Role {
@@ -40,6 +43,7 @@ impl Role {
         match self {
             Role::Primary => "primary",
             Role::Replica => "replica",
+            Role::Witness => "witness",
         }
     }
 }
@@ -53,13 +57,13 @@ pub struct Shard {
     pub nodes: Vec<NodeId>,
 }
 
-/// One node of the table: one copy of one shard.
+/// One node of the table: one copy of one shard, or a witness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
     /// Where the other nodes and the clients reach it. Unique in the cluster.
     pub address: SocketAddr,
-    /// The shard that it holds a copy of.
-    pub shard: ShardId,
+    /// The shard that it holds a copy of; `None`: it is a witness.
+    pub shard: Option<ShardId>,
     /// What it is in the table.
     pub role: Role,
 }
@@ -69,6 +73,7 @@ pub struct Node {
 #[derive(Debug, Clone)]
 pub struct Cluster {
     shards: Vec<Shard>,
+    /// The shards' nodes, then the witnesses.
     nodes: Vec<Node>,
     by_address: HashMap<SocketAddr, NodeId>,
     settings: Settings,
@@ -82,24 +87,31 @@ struct ShardEntry {
 }
 
 impl Cluster {
-    /// `entries` in order of `idx`, checked by the parser.
-    fn new(entries: Vec<ShardEntry>, settings: Settings) -> Cluster {
+    /// `entries` in order of `idx`, `witnesses` in the file's order, all checked by the parser.
+    fn new(entries: Vec<ShardEntry>, witnesses: Vec<SocketAddr>, settings: Settings) -> Cluster {
         assert!(!entries.is_empty(), "a cluster has at least one shard");
         let mut cluster = Cluster { shards: Vec::new(), nodes: Vec::new(), by_address: HashMap::new(), settings };
         for (shard, entry) in (0u32..).map(ShardId).zip(entries) {
             assert!(!entry.addresses.is_empty(), "a shard has at least its primary");
             let mut nodes = Vec::with_capacity(entry.addresses.len());
             for (place, address) in entry.addresses.into_iter().enumerate() {
-                let node = NodeId(u32::try_from(cluster.nodes.len()).expect("fewer than 2^32 nodes fit a file"));
                 let role = if place == 0 { Role::Primary } else { Role::Replica };
-                cluster.nodes.push(Node { address, shard, role });
-                let before = cluster.by_address.insert(address::canonical(address), node);
-                assert!(before.is_none(), "an address belongs to one node");
-                nodes.push(node);
+                nodes.push(cluster.add(Node { address, shard: Some(shard), role }));
             }
             cluster.shards.push(Shard { name: entry.name, nodes });
         }
+        for address in witnesses {
+            cluster.add(Node { address, shard: None, role: Role::Witness });
+        }
         cluster
+    }
+
+    fn add(&mut self, node: Node) -> NodeId {
+        let id = NodeId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes fit a file"));
+        let before = self.by_address.insert(address::canonical(node.address), id);
+        assert!(before.is_none(), "an address belongs to one node");
+        self.nodes.push(node);
+        id
     }
 
     /// All shards, in order of `idx`: `ShardId(i)` is the i-th.
@@ -114,7 +126,8 @@ impl Cluster {
         &self.shards[id.0 as usize]
     }
 
-    /// All nodes: shards in order of `idx`, each primary before its replicas; `NodeId(i)` is the i-th.
+    /// All nodes: shards in order of `idx`, each primary before its replicas, then the witnesses in the file's order;
+    /// `NodeId(i)` is the i-th.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -129,6 +142,11 @@ impl Cluster {
     /// The ids of all nodes, in order.
     pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).map(NodeId)
+    }
+
+    /// The nodes without a shard, in the file's order: they are the last of all nodes.
+    pub fn witnesses(&self) -> impl Iterator<Item = NodeId> + use<'_> {
+        self.node_ids().filter(|id| self.node(*id).shard.is_none())
     }
 
     /// The node of an address of the table.
@@ -149,8 +167,8 @@ impl Cluster {
         &self.settings
     }
 
-    /// The table as text, one line a shard: what the fingerprint is taken of, and what two nodes compare
-    /// ([`difference`]). Settings are not part of it: nodes may differ in them.
+    /// The table as text, one line a shard and one for the witnesses, if there are any: what the fingerprint is taken
+    /// of, and what two nodes compare ([`difference`]). Settings are not part of it: nodes may differ in them.
     #[must_use]
     pub fn canonical(&self) -> String {
         table::canonical(self)

@@ -2,7 +2,7 @@
 //! Never: the ranges of settings (settings.rs); what is an address (address.rs).
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -11,10 +11,17 @@ use toml::de::{DeTable, DeValue};
 use super::address::{canonical, parse_table_address};
 use super::report::{Report, did_you_mean, nearest};
 use super::settings::{self, kind, leaf};
+use super::warnings::warnings;
 use super::{Cluster, ConfigError, Loaded, ShardEntry};
 
 /// The keys of a `[[shard]]`.
 const KEYS: [&str; 4] = ["name", "idx", "address", "replicas"];
+
+/// The key of a `[[witness]]`.
+const WITNESS_KEYS: [&str; 1] = ["address"];
+
+/// The tables that list nodes.
+const LISTS: [&str; 2] = ["shard", "witness"];
 
 /// How many characters a shard's name may have.
 const MAX_NAME_CHARS: usize = 64;
@@ -34,12 +41,14 @@ pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Vec<ConfigError>> {
     let drafts = read_shards(&root, text.len(), &mut report);
     check_names(&drafts, &mut report);
     check_indexes(&drafts, &mut report);
-    check_addresses(&drafts, &mut report);
+    let witnesses = read_witnesses(&root, &mut report);
+    check_addresses(drafts.iter().flat_map(|d| &d.addresses).chain(&witnesses), &mut report);
     let (settings, origins) = settings::read(&root, &mut report);
     if !report.is_clean() {
         return Err(report.finish());
     }
-    let cluster = Cluster::new(in_order(drafts), settings);
+    let witnesses = witnesses.into_iter().map(Spanned::into_inner).collect();
+    let cluster = Cluster::new(in_order(drafts), witnesses, settings);
     let warnings = warnings(&cluster);
     Ok(Loaded { cluster, warnings, origins })
 }
@@ -55,8 +64,8 @@ struct Draft {
 
 /// Unknown tables and keys at the top.
 fn check_tables(root: &DeTable<'_>, report: &mut Report<'_>) {
-    let known: Vec<&str> = ["shard"].into_iter().chain(settings::TABLES).collect();
-    let write = |word: &str| if word == "shard" { "[[shard]]".to_owned() } else { format!("[{word}]") };
+    let known: Vec<&str> = LISTS.into_iter().chain(settings::TABLES).collect();
+    let write = |word: &str| if LISTS.contains(&word) { format!("[[{word}]]") } else { format!("[{word}]") };
     for (key, value) in root {
         let word = key.get_ref().as_ref();
         if known.contains(&word) {
@@ -139,6 +148,49 @@ fn read_shard(item: &Spanned<DeValue<'_>>, report: &mut Report<'_>) -> Draft {
     draft
 }
 
+/// The witnesses' addresses. Lacks those that are no address.
+fn read_witnesses(root: &DeTable<'_>, report: &mut Report<'_>) -> Vec<Spanned<SocketAddr>> {
+    let meant = || root.iter().find(|(key, _)| nearest(key.get_ref(), &LISTS) == Some("witness")).map(|(_, v)| v);
+    let Some(value) = root.get("witness").or_else(meant) else { return Vec::new() };
+    match value.get_ref() {
+        DeValue::Array(list) => list.iter().filter_map(|item| read_witness(item, report)).collect(),
+        DeValue::Table(_) => {
+            report.error(value.span(), "[witness] is one table, not a list", "write [[witness]], with two brackets");
+            Vec::new()
+        }
+        other => {
+            let advice = "write a [[witness]] for each witness, and its address on the line below";
+            report.error(value.span(), format!("witness is {}", kind(other)), advice);
+            Vec::new()
+        }
+    }
+}
+
+fn read_witness(item: &Spanned<DeValue<'_>>, report: &mut Report<'_>) -> Option<Spanned<SocketAddr>> {
+    let Some(table) = item.get_ref().as_table() else {
+        let message = format!("a witness is a table; this is {}", kind(item.get_ref()));
+        report.error(item.span(), message, "write [[witness]], and its address on the line below");
+        return None;
+    };
+    let mut mistyped = false;
+    for key in table.keys().filter(|k| !WITNESS_KEYS.contains(&k.get_ref().as_ref())) {
+        let word = key.get_ref().as_ref();
+        mistyped |= nearest(word, &WITNESS_KEYS).is_some();
+        let advice = match KEYS.contains(&word) {
+            true => "a witness holds no shard: it has an address alone".to_owned(),
+            false => did_you_mean(word, &WITNESS_KEYS, |w| w.to_owned()),
+        };
+        report.error(key.span(), format!("a witness has no {word:?}"), advice);
+    }
+    let Some(value) = table.get("address") else {
+        if !mistyped {
+            report.absent(item.span(), "this witness has no address", "write address = \"127.0.0.1:8090\"");
+        }
+        return None;
+    };
+    read_address("address", value, report)
+}
+
 fn missing(table: &DeTable<'_>, key: &str, header: Range<usize>, example: &str, report: &mut Report<'_>) {
     // A key that is nearly right has been told already as unknown.
     let mistyped = |k: &str| !KEYS.contains(&k) && nearest(k, &KEYS) == Some(key);
@@ -210,16 +262,21 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "is" } else { "are" }
 }
 
-fn check_addresses(drafts: &[Draft], report: &mut Report<'_>) {
+/// `addresses`: the shards' in the file's order, then the witnesses'.
+fn check_addresses<'a>(addresses: impl Iterator<Item = &'a Spanned<SocketAddr>>, report: &mut Report<'_>) {
     let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
-    for address in drafts.iter().flat_map(|d| &d.addresses) {
+    for address in addresses {
         let line = report.line_of(address.span().start);
         match seen.get(&canonical(*address.get_ref())) {
             None => drop(seen.insert(canonical(*address.get_ref()), line)),
             Some(first) => {
                 let message =
                     format!("a second node has the address {}: line {first} has it already", address.get_ref());
-                report.error(address.span(), message, "every node, primary or replica, has an address of its own");
+                report.error(
+                    address.span(),
+                    message,
+                    "every node, primary, replica or witness, has an address of its own",
+                );
             }
         }
     }
@@ -236,37 +293,4 @@ fn in_order(drafts: Vec<Draft>) -> Vec<ShardEntry> {
         entries.insert(idx.into_inner(), ShardEntry { name: name.into_inner(), addresses });
     }
     entries.into_values().collect()
-}
-
-/// What is legal and probably not wanted. A cluster on loopback addresses alone is someone trying things out: that
-/// it has one host is no news to them.
-fn warnings(cluster: &Cluster) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let ips = |nodes: &mut dyn Iterator<Item = SocketAddr>| -> Vec<IpAddr> {
-        let mut ips: Vec<IpAddr> = nodes.map(|a| a.ip().to_canonical()).collect();
-        ips.sort();
-        ips.dedup();
-        ips
-    };
-    let all = ips(&mut cluster.nodes().iter().map(|n| n.address));
-    let loopback = all.iter().filter(|ip| ip.is_loopback()).count();
-    for shard in cluster.shards() {
-        let own = ips(&mut shard.nodes.iter().map(|n| cluster.node(*n).address));
-        if shard.nodes.len() == 1 {
-            warnings.push(format!("shard {:?} has no replica: its data has one copy", shard.name));
-        } else if own.len() == 1 && all.len() > loopback.max(1) {
-            let copies = shard.nodes.len();
-            let ip = own.first().map(ToString::to_string).unwrap_or_default();
-            warnings.push(format!("all {copies} copies of shard {:?} are on {ip}: they are lost together", shard.name));
-        }
-    }
-    if loopback > 0 && loopback < all.len() {
-        warnings.push("loopback addresses beside others: a node on another host cannot dial them".to_owned());
-    }
-    if let [ip] = all.as_slice()
-        && !ip.is_loopback()
-    {
-        warnings.push(format!("every node is on {ip}: the cluster is lost with that host"));
-    }
-    warnings
 }

@@ -3,8 +3,8 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -21,6 +21,8 @@ pub struct Settings {
     pub limits: Limits,
     /// `[deadlines]`
     pub deadlines: Deadlines,
+    /// `[replication]`
+    pub replication: Replication,
     /// `[store]`
     pub store: Store,
     /// `[http]`
@@ -65,6 +67,27 @@ pub struct Deadlines {
     pub drain_ms: u64,
     /// How long a disk may take for one sync before the node stops counting on it. Default 5,000.
     pub disk_ms: u64,
+}
+
+/// `[replication]`: how the copies of a shard stand in for each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replication {
+    /// How long an in-sync copy waits for a primary that is silent before it takes over, in milliseconds; how long a
+    /// primary may rely on its lease, and how often it is heard, derive from it. Default 600; 200 to 60,000.
+    pub failover_ms: u64,
+    /// What a read rests on. Default `lease`.
+    pub reads: Reads,
+}
+
+/// How a primary knows, at a read, that no other has taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reads {
+    /// By a lease from every other in-sync copy: no message a read, and the hosts' clocks must run at nearly the same
+    /// rate.
+    Lease,
+    /// By an answer of every other in-sync copy that was asked after the read had come: nothing is assumed of clocks.
+    Confirm,
 }
 
 /// `[store]`: the data on disk.
@@ -118,6 +141,12 @@ impl Default for Deadlines {
     }
 }
 
+impl Default for Replication {
+    fn default() -> Self {
+        Replication { failover_ms: 600, reads: Reads::Lease }
+    }
+}
+
 impl Default for Store {
     fn default() -> Self {
         Store { directory: "data".to_owned(), segment_bytes: 64 * MIB as u64, compact_dead_percent: 40 }
@@ -136,7 +165,7 @@ pub struct Origin {
 }
 
 /// The tables that hold settings.
-pub(super) const TABLES: [&str; 4] = ["limits", "deadlines", "store", "http"];
+pub(super) const TABLES: [&str; 5] = ["limits", "deadlines", "replication", "store", "http"];
 
 /// One millisecond to one hour.
 const ANY_MS: RangeInclusive<u64> = 1..=3_600_000;
@@ -145,7 +174,7 @@ const ANY_MS: RangeInclusive<u64> = 1..=3_600_000;
 pub(super) fn read(root: &DeTable<'_>, report: &mut Report<'_>) -> (Settings, Vec<Origin>) {
     let mut settings = Settings::default();
     let mut origins = Vec::new();
-    let Settings { limits, deadlines, store, http } = &mut settings;
+    let Settings { limits, deadlines, replication, store, http } = &mut settings;
 
     let mut table = Section::open("limits", root, report, &mut origins);
     table.number("max_key_bytes", &mut limits.max_key_bytes, 1..=16 * KIB as u64);
@@ -165,6 +194,11 @@ pub(super) fn read(root: &DeTable<'_>, report: &mut Report<'_>) -> (Settings, Ve
     table.number("answer_ms", &mut deadlines.answer_ms, ANY_MS);
     table.number("drain_ms", &mut deadlines.drain_ms, 0..=3_600_000);
     table.number("disk_ms", &mut deadlines.disk_ms, ANY_MS);
+    table.close();
+
+    let mut table = Section::open("replication", root, report, &mut origins);
+    table.number("failover_ms", &mut replication.failover_ms, 200..=60_000);
+    table.choice("reads", &mut replication.reads, "\"lease\" or \"confirm\"");
     table.close();
 
     let mut table = Section::open("store", root, report, &mut origins);
@@ -250,6 +284,19 @@ impl<'s, 't, 'r> Section<'s, 't, 'r> {
             Ok(())
         });
         self.note(name, (*into).into(), line);
+    }
+
+    /// One word of a few, which `wants` lists.
+    fn choice<T>(&mut self, name: &'static str, into: &mut T, wants: &str)
+    where
+        T: DeserializeOwned + Serialize + Copy,
+    {
+        let line = self.take(name, wants.to_owned(), |value| {
+            let word: String = leaf(value)?;
+            *into = leaf(value).map_err(|_| format!("{word:?} is not known"))?;
+            Ok(())
+        });
+        self.note(name, serde_json::to_value(*into).expect("a word has a JSON form"), line);
     }
 
     fn text(&mut self, name: &'static str, into: &mut String, check: fn(&str) -> Result<String, String>) {

@@ -22,7 +22,7 @@ fn the_sample_is_a_cluster_of_four_shards_and_eight_nodes() {
     for (i, id) in cluster.node_ids().enumerate() {
         let node = cluster.node(id);
         assert_eq!(node.address, SocketAddr::from(([127, 0, 0, 1], 8080 + i as u16)));
-        assert_eq!(node.shard, ShardId(i as u32 / 2));
+        assert_eq!(node.shard, Some(ShardId(i as u32 / 2)));
         assert_eq!(node.role, if i % 2 == 0 { Role::Primary } else { Role::Replica });
         assert_eq!(cluster.node_at(node.address), Some(id));
     }
@@ -111,6 +111,57 @@ fn mistyped_and_misplaced_tables_are_recognised() {
     assert!(told.len() == 2 && told[1].contains("host name"), "what the mistyped tables hold is checked: {told:?}");
 }
 
+fn witness(port: u16) -> String {
+    format!("[[witness]]\naddress = \"127.0.0.1:{port}\"\n")
+}
+
+#[test]
+fn witnesses_are_nodes_behind_all_others_and_part_of_the_table() {
+    let text = witness(9) + &shard("b", 1, 2) + &witness(8) + &shard("a", 0, 1);
+    let cluster = parse(&text, "f").unwrap().cluster;
+    assert_eq!(cluster.witnesses().collect::<Vec<_>>(), [NodeId(2), NodeId(3)]);
+    for (id, port) in [(NodeId(2), 9), (NodeId(3), 8)] {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(*cluster.node(id), Node { address, shard: None, role: Role::Witness });
+        assert_eq!(cluster.node_at(address), Some(id));
+    }
+    let shards = "0\ta\t127.0.0.1:1\n1\tb\t127.0.0.1:2\n";
+    assert_eq!(cluster.canonical(), format!("{shards}witnesses\t127.0.0.1:9\t127.0.0.1:8\n"));
+    assert_eq!(cluster.nodes().len(), 4);
+    let without = parse(&(shard("b", 1, 2) + &shard("a", 0, 1)), "f").unwrap().cluster;
+    assert_eq!((without.canonical().as_str(), without.witnesses().count()), (shards, 0));
+}
+
+#[test]
+fn mistakes_of_witnesses_are_told_with_their_place() {
+    let shard = shard("a", 0, 1);
+    for (text, says) in [
+        ("[[witness]]\n", "5:1 this witness has no address | write address ="),
+        ("[[witness]]\nadress = \"127.0.0.1:2\"\n", "6:1 a witness has no \"adress\" | did you mean address?"),
+        ("[[witness]]\naddress = \"kv-3:2\"\n", "6:11 address: \"kv-3:2\": \"kv-3\" is a host name"),
+        ("[[witness]]\naddress = 2\n", "6:11 address: this is a whole number"),
+        ("[witness]\naddress = \"127.0.0.1:2\"\n", "[witness] is one table, not a list | write [[witness]], with two"),
+        ("[[witnes]]\naddress = \"127.0.0.1:0\"\n", "5:3 [[witnes]] is not known | did you mean [[witness]]?"),
+        ("[[witness]]\naddress = \"127.0.0.1:1\"\n", "6:11 a second node has the address 127.0.0.1:1: line 4 has it"),
+        (
+            "[[witness]]\naddress = \"127.0.0.1:2\"\n[[witness]]\naddress = \"127.0.0.1:2\"\n",
+            "8:11 a second node has the address 127.0.0.1:2: line 6 has it",
+        ),
+        (
+            "[[witness]]\naddress = \"127.0.0.1:2\"\nname = \"w\"\n",
+            "7:1 a witness has no \"name\" | a witness holds no shard: it has an address alone",
+        ),
+    ] {
+        let told = errors(&(shard.clone() + text));
+        assert!(told[0].contains(says), "{told:?} should say {says}");
+        assert_eq!(told.len(), if text.contains("witnes]") { 2 } else { 1 }, "{told:?}");
+    }
+    for (text, says) in [("witness = 5\n", "witness is a whole number"), ("witness = [5]\n", "a witness is a table")] {
+        let told = errors(&(text.to_owned() + &shard));
+        assert!(told.len() == 1 && told[0].contains(says), "{told:?}");
+    }
+}
+
 #[test]
 fn missing_keys_are_told_at_the_shards_head() {
     let told = errors("\n[[shard]]\n");
@@ -160,7 +211,7 @@ fn settings_of_the_file_are_taken_and_their_lines_known() {
     let text = shard("a", 0, 1)
         + "[limits]\nmax_key_bytes = 16_384\n[store]\ndirectory = \"/x y\"\nsegment_bytes = 0x100000\n\
            [http]\nallowed_hosts = [\"KV.example.org\"]\nallowed_origins = [\"https://example.org:8443\"]\n\
-           [deadlines]\nwait_ms = 0\n";
+           [deadlines]\nwait_ms = 0\n[replication]\nreads = \"confirm\"\n";
     let loaded = parse(&text, "f").unwrap();
     let settings = loaded.cluster.settings();
     assert_eq!(settings.limits.max_key_bytes, 16_384);
@@ -169,6 +220,7 @@ fn settings_of_the_file_are_taken_and_their_lines_known() {
     assert_eq!(settings.http.allowed_hosts, ["kv.example.org"]);
     assert_eq!(settings.http.allowed_origins, ["https://example.org:8443"]);
     assert_eq!(settings.deadlines.wait_ms, 0);
+    assert_eq!(settings.replication, Replication { failover_ms: 600, reads: Reads::Confirm });
     let of = |name: &str| loaded.origins.iter().find(|o| o.setting == name).unwrap();
     assert_eq!((of("store.directory").line, of("store.directory").value.to_string()), (Some(8), "\"/x y\"".to_owned()));
     assert_eq!((of("limits.max_head_bytes").line, of("limits.max_head_bytes").value.as_u64()), (None, Some(32768)));
@@ -190,6 +242,9 @@ fn settings_out_of_range_or_of_another_type_are_refused() {
         ("[store]\nsegment_bytes = 1_000_000", "not a multiple of 4096 | the next is 1003520"),
         ("[store]\ndirectory = \"\"", "names no directory"),
         ("[store]\ncompact_dead_percent = 46", "46 is out of range"),
+        ("[replication]\nfailover_ms = 199", "199 is out of range | it takes a whole number from 200 to 60000"),
+        ("[replication]\nreads = \"leases\"", "\"leases\" is not known | it takes \"lease\" or \"confirm\""),
+        ("[replication]\nreads = true", "this is true or false"),
         ("[http]\nallowed_hosts = [\"a:80\"]", "not a host name"),
         ("[http]\nallowed_hosts = \"a\"", "this is a text"),
         ("[http]\nallowed_hosts = [1]", "invalid type"),
@@ -250,6 +305,12 @@ fn warnings_tell_what_is_true_and_nothing_else() {
         of(&[&["10.0.0.1:1", "127.0.0.1:2"]]),
         ["loopback addresses beside others: a node on another host cannot dial them"]
     );
+    let short = SAMPLE.to_owned() + "[deadlines]\nwait_ms = 900\n[replication]\nfailover_ms = 900\n";
+    assert_eq!(
+        parse(&short, "f").unwrap().warnings,
+        ["deadlines.wait_ms = 900 is not longer than replication.failover_ms = 900: while a replica takes over, \
+          requests are answered 503"]
+    );
 }
 
 #[test]
@@ -271,10 +332,13 @@ fn a_difference_is_told_in_a_sentence() {
     assert_eq!(
         difference(&mine, &theirs),
         "shard 1: here (Minsk at 127.0.0.1:8082, replicas 127.0.0.1:8083), \
-         there (Minsk at 127.0.0.1:8082, replicas 127.0.0.1:9083); 1 more shard differs"
+         there (Minsk at 127.0.0.1:8082, replicas 127.0.0.1:9083); 1 more line differs"
     );
     let shorter = mine.lines().next().unwrap().to_owned() + "\n";
-    assert!(difference(&mine, &shorter).ends_with("there absent; 2 more shards differ"));
+    assert!(difference(&mine, &shorter).ends_with("there absent; 2 more lines differ"));
+    let witnesses = format!("{mine}witnesses\t127.0.0.1:9\t127.0.0.1:10\n");
+    assert_eq!(difference(&mine, &witnesses), "witnesses: here none, there (127.0.0.1:9, 127.0.0.1:10)");
+    assert!(difference(&witnesses, &theirs).ends_with("; 2 more lines differ"));
     let hostile = format!("0\t\u{1b}[31m{}", "x".repeat(10_000));
     let told = difference(&mine, &hostile);
     assert!(told.len() < 1000 && !told.contains('\u{1b}'), "{told}");

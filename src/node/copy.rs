@@ -47,7 +47,7 @@ impl Copy {
                 let epoch = Epoch(epoch.0 + 1);
                 Self { role, state: State::Starting, epoch, durable: end, committed: end }
             }
-            Role::Replica => Self { role, state: State::Serving, epoch, durable: end, committed: end },
+            Role::Replica | Role::Witness => Self { role, state: State::Serving, epoch, durable: end, committed: end },
         }
     }
 

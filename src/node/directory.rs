@@ -23,7 +23,8 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct Directory {
     shards: Vec<(Epoch, NodeId)>,
-    homes: Vec<ShardId>,
+    /// A witness has none.
+    homes: Vec<Option<ShardId>>,
     heard: Vec<Option<Heard>>,
 }
 
@@ -53,7 +54,8 @@ impl Directory {
     /// A node's beacon arrived. Returns whether its shard has another primary now.
     pub fn hear(&mut self, node: NodeId, status: Status, now_ms: u64) -> bool {
         self.heard[node.0 as usize] = Some(Heard { status, at_ms: now_ms, is_lost: false });
-        let (epoch, primary) = &mut self.shards[self.homes[node.0 as usize].0 as usize];
+        let Some(shard) = self.homes[node.0 as usize] else { return false };
+        let (epoch, primary) = &mut self.shards[shard.0 as usize];
         if !status.is_primary || status.epoch < *epoch {
             return false;
         }

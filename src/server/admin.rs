@@ -69,6 +69,7 @@ fn where_is(server: &Server, key: &[u8]) -> WhereView {
 #[derive(Serialize)]
 struct ClusterView {
     shards: Vec<ShardView>,
+    witnesses: Vec<NodeView>,
     fingerprint: String,
 }
 
@@ -95,7 +96,7 @@ struct NodeView {
 fn cluster(server: &Server) -> ClusterView {
     let shards = (0u32..).map(ShardId).zip(server.cluster.shards());
     let shards = shards.map(|(id, shard)| {
-        let mine = server.cluster.node(server.me).shard == id;
+        let mine = server.cluster.node(server.me).shard == Some(id);
         let directory = server.core.directory();
         let primary = directory.primary(id);
         let epoch = if mine && primary == server.me { server.core.copy().epoch() } else { directory.epoch(id) };
@@ -105,13 +106,15 @@ fn cluster(server: &Server) -> ClusterView {
             epoch: epoch.0,
             primary: address(server, primary),
             in_sync: vec![address(server, primary)],
-            nodes: shard.nodes.iter().map(|node| node_view(server, *node, primary)).collect(),
+            nodes: shard.nodes.iter().map(|node| node_view(server, *node, Some(primary))).collect(),
         }
     });
-    ClusterView { shards: shards.collect(), fingerprint: format!("{:016x}", server.identity.fingerprint) }
+    let witnesses = server.cluster.witnesses().map(|node| node_view(server, node, None)).collect();
+    ClusterView { shards: shards.collect(), witnesses, fingerprint: format!("{:016x}", server.identity.fingerprint) }
 }
 
-fn node_view(server: &Server, node: NodeId, primary: NodeId) -> NodeView {
+/// `primary`: who leads the node's shard, if it has one.
+fn node_view(server: &Server, node: NodeId, primary: Option<NodeId>) -> NodeView {
     let (status, up) = if node == server.me {
         (server.core.status(), true)
     } else {
@@ -122,7 +125,12 @@ fn node_view(server: &Server, node: NodeId, primary: NodeId) -> NodeView {
     };
     NodeView {
         address: address(server, node),
-        role: if node == primary { Role::Primary } else { Role::Replica }.as_str(),
+        role: match primary {
+            None => Role::Witness,
+            Some(primary) if primary == node => Role::Primary,
+            Some(_) => Role::Replica,
+        }
+        .as_str(),
         lsn: status.end.0,
         committed: status.committed.0,
         up,
@@ -179,9 +187,11 @@ fn metrics_text(server: &mut Server) -> String {
             super::conn::Role::Link(_) => links += 1,
         }
     }
-    let role = if status.is_primary { "primary" } else { "replica" };
-    let shard = server.cluster.node(server.me).shard;
-    let labels = format!("shard=\"{}\",role=\"{role}\"", shard.0);
+    let (shard, role) = match server.cluster.node(server.me).shard {
+        None => (String::new(), Role::Witness),
+        Some(shard) => (shard.0.to_string(), if status.is_primary { Role::Primary } else { Role::Replica }),
+    };
+    let labels = format!("shard=\"{shard}\",role=\"{}\"", role.as_str());
     let labelled = |gauge: Gauge, labels: &str| Gauge { labels: labels.to_owned(), ..gauge };
     let conns = |kind: &str, n: u64| {
         labelled(Gauge::new("dkv_connections", "Open connections.", n as f64), &format!("kind=\"{kind}\""))

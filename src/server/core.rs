@@ -74,7 +74,8 @@ pub struct Core<D: Disk> {
     pub(super) directory: Directory,
     router: Router,
     me: NodeId,
-    my_shard: ShardId,
+    /// A witness has none.
+    my_shard: Option<ShardId>,
     /// The moment, as last told by [`Core::at`].
     pub(super) now_ms: u64,
     pub(super) answer_ms: u64,
@@ -177,7 +178,7 @@ impl<D: Disk> Core<D> {
         self.counters.forwarded_here += 1;
         let ticket = Ticket::Link(link, forward.id);
         let shard = self.router.shard_of(forward.op.key);
-        if shard != self.my_shard || !self.leads() {
+        if !self.leads(shard) {
             return sink.not_primary(link, forward.id, &forward.op);
         }
         if forward.op.key.len() > self.max_key_bytes {
@@ -205,14 +206,14 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// Whether this node's copy leads its shard.
-    fn leads(&self) -> bool {
-        self.directory.primary(self.my_shard) == self.me && self.copy.is_primary()
+    /// Whether this node's copy leads the shard.
+    fn leads(&self, shard: ShardId) -> bool {
+        self.my_shard == Some(shard) && self.directory.primary(shard) == self.me && self.copy.is_primary()
     }
 
     /// Where a request on this shard is executed; `None` while that cannot be reached.
     fn target(&self, shard: ShardId, sink: &mut impl Sink) -> Option<Target> {
-        if shard == self.my_shard && self.leads() {
+        if self.leads(shard) {
             return (self.copy.serves() != Err(NotServing::Starting)).then_some(Target::Local);
         }
         let primary = self.directory.primary(shard);

@@ -84,13 +84,15 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
         refusals: std::collections::HashMap::new(),
     };
     let core = core::Core::new(&cluster, node, store).map_err(|e| ServeError(e.to_string()))?;
-    let shard = cluster.node(node).shard;
-    log::info!(
-        "{address} is the {} of shard {} ({}), listening on {listen}",
-        cluster.node(node).role.as_str(),
-        shard.0,
-        cluster.shard(shard).name
-    );
+    match cluster.node(node).shard {
+        Some(shard) => log::info!(
+            "{address} is the {} of shard {} ({}), listening on {listen}",
+            cluster.node(node).role.as_str(),
+            shard.0,
+            cluster.shard(shard).name
+        ),
+        None => log::info!("{address} is a witness, listening on {listen}"),
+    }
     turn::Server::new(turn::Parts { cluster, me: node, reactor, core, signals, max_connections, identity }).run()
 }
 
