@@ -8,7 +8,9 @@ RUN_DIR=${DKV_RUN_DIR:-}                  # pid files and logs; default: run/ be
 DATA_DIR=${DKV_DATA_DIR:-}                # the nodes' data; default: the configuration's store.directory
 BIN=${DKV_BIN:-}                          # a dkv that is built already; default: build this one
 READY_SECONDS=${DKV_READY_SECONDS:-30}    # how long to wait for a node to be ready
+FORM_SECONDS=5                            # how long to wait for nodes of other hosts to form the cluster with
 STOP_SECONDS=${DKV_STOP_SECONDS:-20}      # how long a node may take to stop before it is killed
+SYNC_SECONDS=${DKV_SYNC_SECONDS:-300}     # how long a restarted node may take to be ready and in sync again
 LOG_LINES=15                              # how much of a log is shown when a node fails
 MAX_LOG_BYTES=$((32 * 1024 * 1024))       # a longer log is set aside at the next start
 
@@ -18,9 +20,10 @@ Usage: ./launch.sh [COMMAND]
 
   start              build, check the configuration, start this host's nodes, wait until they are ready (the default)
   run                the same in the foreground, with the logs: Ctrl-C stops all
-  stop               stop the nodes: each finishes what is under way
+  stop               stop the nodes, all at once: each finishes what is under way
   status             this host's processes, then the cluster as a node sees it
-  restart [ADDRESS]  build, then restart one node, or all of them one after the other
+  restart [ADDRESS]  build, then restart one node, or all of them one after the other, each shard's replicas before
+                     its primary; a copy that is in sync leads while the primary restarts
   kill ADDRESS       kill -9 one node, to try failures; `restart ADDRESS` brings it back
   logs ADDRESS [-f]  the end of a node's log; -f goes on with it
   clean              delete the stopped nodes' data and logs, after asking
@@ -29,7 +32,7 @@ A node belongs to this host when its IP address is one of the host's: one script
 hosts. Starting twice is harmless. Exit code 0: done; 1: not, and what to do is said.
 
 Environment: DKV_CONFIG, DKV_RUN_DIR, DKV_DATA_DIR, DKV_BIN (skips the build), DKV_READY_SECONDS, DKV_STOP_SECONDS,
-RUST_LOG.
+DKV_SYNC_SECONDS, RUST_LOG.
 
 Examples:
   ./launch.sh
@@ -82,20 +85,24 @@ build() {
 # For commands that build nothing.
 need_bin() { [[ -x $BIN ]] || fail "$BIN is not built yet: ./launch.sh builds it"; }
 
-# Fills LOCAL with this host's addresses, and SHARD, ROLE, DATA by address.
+# Fills LOCAL with this host's addresses, and IDX (- for a witness), SHARD, ROLE, DATA by address. OTHERS: whether other
+# hosts have nodes, too.
 declare -a LOCAL=()
-declare -A SHARD=() ROLE=() DATA=()
+declare -A IDX=() SHARD=() ROLE=() DATA=()
 read_nodes() {
   local table idx name role address data
   table=$("$BIN" nodes --config "$CONFIG" --local -o tsv) || exit 1
   while IFS=$'\t' read -r idx name role address data; do
     [[ -n $address ]] || continue
     LOCAL+=("$address")
+    IDX[$address]=$idx
     if [[ $role == witness ]]; then SHARD[$address]=-; else SHARD[$address]="$idx $name"; fi
     ROLE[$address]=$role
     DATA[$address]=$data
     [[ -z $DATA_DIR ]] || DATA[$address]=$DATA_DIR/${data##*/}
   done <<<"$table"
+  OTHERS=no
+  (($("$BIN" nodes --config "$CONFIG" -o tsv | wc -l) == ${#LOCAL[@]})) || OTHERS=yes
 }
 
 need_local_nodes() {
@@ -201,10 +208,18 @@ is_ready() {
   [[ ${answer##*$'\n'} == 200 ]]
 }
 
+# Whether the node at $1 waits for nodes of other hosts, without which a new cluster does not begin.
+is_forming() {
+  [[ $OTHERS == yes ]] || return 1
+  "$BIN" status --address "$1" -o tsv 2>/dev/null |
+    awk -F '\t' -v address="$1" '$3 == address && $5 == "forming" { found = 1 } END { exit !found }'
+}
+
 # Waits until all the given addresses are ready. One that ends is told at once, with its log; one that is not ready in
-# time, with its reason. Returns 1 if there was any.
+# time, with its reason. Returns 1 if there was any. FORMING: how many wait for other hosts.
 wait_ready() {
-  local deadline=$((SECONDS + READY_SECONDS)) bad=0 address
+  local deadline=$((SECONDS + READY_SECONDS)) form_deadline=$((SECONDS + FORM_SECONDS)) bad=0 address
+  FORMING=0
   local -a left=("$@") still
   while ((${#left[@]} > 0)); do
     still=()
@@ -214,6 +229,8 @@ wait_ready() {
       elif [[ -n ${STARTED[$address]:-} ]] && ! is_alive "${STARTED[$address]}"; then
         node_failed "$address"
         bad=1
+      elif ((SECONDS >= form_deadline)) && is_forming "$address"; then
+        FORMING=$((FORMING + 1))
       elif ((SECONDS >= deadline)); then
         printf 'launch.sh: %s is not ready after %s s: %s\n' "$address" "$READY_SECONDS" "${REASON:-no reason}" >&2
         bad=1
@@ -237,15 +254,16 @@ node_failed() {
   show_log "$1"
 }
 
-# Stops the nodes at the given addresses: SIGTERM to all, and SIGKILL to those that do not end in time.
+# Stops the nodes at the given addresses: SIGTERM to all, and SIGKILL to those that do not end in time. All get the
+# signal in one go: no copy of a shard is to see another leave first, and go on without it.
 stop_nodes() {
   local address pid deadline=$((SECONDS + STOP_SECONDS))
   local -A pids=()
   for address in "$@"; do
     pid=$(pid_of "$address") || continue
     pids[$address]=$pid
-    kill -TERM "$pid" 2>/dev/null || true
   done
+  ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null || true
   for address in "$@"; do
     pid=${pids[$address]:-}
     [[ -n $pid ]] || continue
@@ -268,6 +286,93 @@ kill_node() {
   rm -f "$(file_of "$1" pid)"
 }
 
+# --- a shard as the cluster sees it ------------------------------------------------------------------------------------
+
+# Looks at shard $1 through its primary as last seen, or else through any node. COPIES: how many it has; PRIMARY; SOUND:
+# the copies that run and are in sync; LACKS: the others, and what they do. Returns 1 where no node answers.
+declare -A LEADER=()
+look() {
+  local lines='' idx name address role state in_sync up rest
+  COPIES=0 PRIMARY='' SOUND=() LACKS=''
+  [[ -z ${LEADER[$1]:-} ]] || lines=$("$BIN" status --address "${LEADER[$1]}" -o tsv 2>/dev/null) || lines=''
+  [[ -n $lines ]] || lines=$("$BIN" status --config "$CONFIG" -o tsv 2>/dev/null) || return 1
+  while IFS=$'\t' read -r idx name address role state in_sync up rest; do
+    [[ $idx == "$1" ]] || continue
+    COPIES=$((COPIES + 1))
+    [[ $role != primary ]] || PRIMARY=$address
+    if [[ $in_sync == yes && $up == yes ]]; then SOUND+=("$address"); else LACKS+=" $address ($state)"; fi
+  done <<<"$lines"
+  LEADER[$1]=$PRIMARY
+}
+
+# Waits until $2 copies of shard $1 run and are in sync.
+wait_in_sync() {
+  local deadline=$((SECONDS + SYNC_SECONDS))
+  until look "$1" && [[ -n $PRIMARY ]] && ((${#SOUND[@]} >= $2)); do
+    ((SECONDS < deadline)) ||
+      fail "shard $1 has ${#SOUND[@]} of $2 copies in sync after $SYNC_SECONDS s, without$LACKS: the nodes after it were" \
+        "left as they are"
+    sleep 0.1
+  done
+}
+
+# Prints a sound copy of the shard last looked at other than $1.
+stand_in_for() {
+  local address
+  for address in "${SOUND[@]}"; do
+    [[ $address != "$1" ]] || continue
+    printf '%s' "$address"
+    return
+  done
+  return 1
+}
+
+# Restarts the node at $1. If it leads its shard, a copy that is in sync leads meanwhile, and gives the lead back. Other
+# nodes are safe to be restarted when this returns. $2 is yes where the node must be restarted whatever happens.
+restart_node() {
+  local address=$1 shard=${IDX[$1]} needed=0 stand_in=''
+  local READY_SECONDS=$SYNC_SECONDS # a node is ready when it is in sync
+  if [[ $shard != - ]] && look "$shard"; then
+    needed=${#SOUND[@]}
+    if [[ $PRIMARY == "$address" ]] && stand_in=$(stand_in_for "$address"); then
+      "$BIN" handover --config "$CONFIG" --shard "$shard" --to "$stand_in" || {
+        [[ $2 == yes ]] || fail "shard $shard was not handed over: $address and the nodes after it were left as they are"
+        stand_in=''
+      }
+    elif [[ $PRIMARY == "$address" ]] && ((COPIES > 1)); then
+      say "shard $shard has no other copy in sync (it lacks$LACKS): its requests wait while $address restarts"
+    fi
+  fi
+  stop_nodes "$address"
+  start_node "$address"
+  wait_ready "$address" || fail "$address is not ready: the nodes after it were left as they are"
+  say "started $address (pid ${STARTED[$address]})"
+  ((needed == 0)) || wait_in_sync "$shard" "$needed"
+  [[ -z $stand_in ]] || "$BIN" handover --config "$CONFIG" --shard "$shard" --to "$address" ||
+    say "$stand_in goes on leading shard $shard"
+}
+
+# Fills ORDER with this host's nodes: of each shard the replicas before the primary, the witnesses last.
+order_for_restart() {
+  local first address shard leader
+  local -A seen=()
+  ORDER=()
+  for first in "${LOCAL[@]}"; do
+    shard=${IDX[$first]}
+    [[ $shard != - && -z ${seen[$shard]:-} ]] || continue
+    seen[$shard]=yes leader=''
+    look "$shard" || true
+    for address in "${LOCAL[@]}"; do
+      [[ ${IDX[$address]} == "$shard" ]] || continue
+      if [[ $address == "$PRIMARY" ]]; then leader=$address; else ORDER+=("$address"); fi
+    done
+    [[ -z $leader ]] || ORDER+=("$leader")
+  done
+  for address in "${LOCAL[@]}"; do
+    [[ ${IDX[$address]} != - ]] || ORDER+=("$address")
+  done
+}
+
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 # One launch.sh at a time changes what runs; the lock goes with this process, and nodes do not inherit it.
@@ -287,10 +392,18 @@ start_all() {
   wait_ready "${LOCAL[@]}"
 }
 
+say_ready() {
+  if ((FORMING == 0)); then
+    say "All ${#LOCAL[@]} nodes are ready."
+  else
+    say "All ${#LOCAL[@]} nodes run. The new cluster begins when all nodes of $CONFIG run: start those of the other hosts."
+  fi
+}
+
 print_table() {
   local address pid
   {
-    printf 'SHARD\tROLE\tADDRESS\tPID\tLOG\n'
+    printf 'SHARD\tIN TABLE\tADDRESS\tPID\tLOG\n'
     for address in "${LOCAL[@]}"; do
       pid=$(pid_of "$address") || pid=-
       printf '%s\t%s\t%s\t%s\t' "${SHARD[$address]}" "${ROLE[$address]}" "$address" "$pid"
@@ -335,7 +448,7 @@ command_start() {
   prepare
   lock
   start_all || fail "not all nodes are ready; those that are go on: ./launch.sh stop ends them"
-  say "All ${#LOCAL[@]} nodes are ready."
+  say_ready
   say ""
   print_table
   print_hints
@@ -354,6 +467,7 @@ command_run() {
     end_run 1
   fi
   unlock
+  say_ready
   disown -a # so that the shell does not comment on a node's end in words of its own
   print_table
   print_hints
@@ -424,20 +538,16 @@ command_status() {
 
 command_restart() {
   local address
-  local -a chosen
+  local -a ORDER=()
   prepare
-  chosen=("${LOCAL[@]}")
-  if (($# > 0)); then
-    check_address "$1"
-    chosen=("$1")
-  fi
+  (($# == 0)) || check_address "$1"
   lock
-  for address in "${chosen[@]}"; do
-    stop_nodes "$address"
-    start_node "$address"
-    wait_ready "$address" || fail "$address is not ready: the nodes after it were left as they are"
-    say "started $address (pid ${STARTED[$address]})"
-  done
+  if (($# > 0)); then
+    restart_node "$1" yes
+    return
+  fi
+  order_for_restart
+  for address in "${ORDER[@]}"; do restart_node "$address" no; done
 }
 
 command_kill() {

@@ -9,6 +9,8 @@ CONCURRENCY=64     # requests under way at a time
 VALUE_BYTES=100    # the length of each value
 WRITE=yes          # whether anything is written
 VERIFY=no          # whether all is read back and compared
+ATTEMPTS=8         # how often a request is made, at most, each time of another node
+PAUSE=0.5          # seconds between two attempts
 BATCH=10000        # keys a curl process, at most
 BATCH_BYTES=$((128 * 1024 * 1024)) # bytes of values a curl process, at most: it reads its whole list first
 CONFIG=${DKV_CONFIG:-}
@@ -27,6 +29,8 @@ Usage: ./populate.sh [-n KEYS] [-s SEED] [-c CONCURRENCY] [--value-size BYTES] [
   --verify-only       write nothing: read back what an earlier run with the same options wrote
   ADDRESS...          the nodes to ask in turn; default: all nodes of the configuration
 
+A request that no node has answered for good (no connection, no answer, 500 and above) is made again of the next node,
+and counted: a node that restarts or dies meanwhile fails nothing.
 Exit code 0: every request succeeded, and every value read back was the one written. 1: not.
 Environment: DKV_CONFIG (sharding.toml), DKV_BIN (target/release/dkv).
 
@@ -104,16 +108,18 @@ prepare() {
   fi
   WORK=$(mktemp -d)
   trap 'rm -rf "$WORK"' EXIT
+  : >"$WORK/set"
+  : >"$WORK/get"
 }
 
-# Prints, for the keys numbered $2 to $3, what $1 says:
+# Prints, for the keys whose numbers it reads, what $1 says; $2: the attempt, from 0:
 #   keys  the keys, a line each
 #   set   a list for curl -K that writes them; values too long for a line of it go into files want/NUMBER
 #   get   a list for curl -K that reads them into files got/NUMBER; all values go into files want/NUMBER
 # A key's value is a stretch of one random text, so that it costs one call however long it is. The generator is Park
 # and Miller's: its products fit a double exactly, so every awk gives the same data.
 generate() {
-  LC_ALL=C awk -v mode="$1" -v from="$2" -v to="$3" -v seed="$SEED" -v bytes="$VALUE_BYTES" -v nodes="${NODES[*]}" \
+  LC_ALL=C awk -v mode="$1" -v attempt="$2" -v seed="$SEED" -v bytes="$VALUE_BYTES" -v nodes="${NODES[*]}" \
     -v dir="$WORK" '
     function draw(below) { state = (state * 16807) % 2147483647; return state % below }
     BEGIN {
@@ -122,33 +128,53 @@ generate() {
       state = seed + 1
       for (i = 0; i < 4096; i++) text = text substr(letters, draw(length(letters)) + 1, 1)
       while (length(text) < bytes + 4096) text = text text
-      for (i = from; i <= to; i++) {
-        state = (seed * 7919 + i * 104729) % 2147483646 + 1
-        draw(2); draw(2)
-        key = sprintf("%d:%d:%06x", seed, i, draw(16777216))
-        value = substr(i " " substr(text, draw(4096) + 1, bytes), 1, bytes)
-        url = "http://" node[i % node_count + 1]
-        if (mode == "keys") print key
-        if (mode == "get") printf "url = \"%s/get?key=%s\"\noutput = \"%s/got/%d\"\n", url, key, dir, i
-        file = dir "/want/" i
-        if (mode == "get" || mode == "set" && bytes > 50000) {
-          printf "%s", value > file
-          close(file)
-          value = "@" file
-        }
-        if (mode == "set") {
-          if (i > from) print "next"
-          printf "url = \"%s/set?key=%s\"\nrequest = PUT\ndata-binary = \"%s\"\n", url, key, value
-          printf "output = /dev/null\nwrite-out = \"%s\"\n", "%{http_code} %{errormsg}\\n"
-        }
+      # All but the first line are of every request: curl forgets its options at "next".
+      common = "globoff\nnoproxy = \"*\"\nconnect-timeout = 5\nmax-time = 30\nwrite-out = \"%{http_code} %{url} %{errormsg}\\n\"\n"
+    }
+    {
+      i = $1
+      state = (seed * 7919 + i * 104729) % 2147483646 + 1
+      draw(2); draw(2)
+      key = sprintf("%d:%d:%06x", seed, i, draw(16777216))
+      value = substr(i " " substr(text, draw(4096) + 1, bytes), 1, bytes)
+      url = "http://" node[(i + attempt) % node_count + 1]
+      if (mode == "keys") print key
+      if (mode != "keys" && NR > 1) print "next"
+      if (mode == "get") printf "%sfail\nurl = \"%s/get?key=%s\"\noutput = \"%s/got/%d\"\n", common, url, key, dir, i
+      file = dir "/want/" i
+      if (mode == "get" || mode == "set" && bytes > 50000) {
+        printf "%s", value > file
+        close(file)
+        value = "@" file
+      }
+      if (mode == "set") {
+        printf "%surl = \"%s/set?key=%s\"\nrequest = PUT\ndata-binary = \"%s\"\n", common, url, key, value
+        print "output = /dev/null"
       }
     }'
 }
 
-# Runs $WORK/list with curl; prints a line a request: its status, and an error message if any.
+# Makes the requests $1 (set, get) of the keys numbered $2 to $3; adds a line for each to $WORK/$1: its status, and an
+# error message if any. Those without an answer that settles them are made again, and counted in AGAIN.
+AGAIN=0
 ask() {
-  curl --globoff --noproxy '*' --no-progress-meter --parallel --parallel-max "$CONCURRENCY" --max-time 60 "$@" \
-    -K "$WORK/list" 2>"$WORK/curl" || true
+  local attempt before
+  local -A name=([set]=written [get]=read)
+  seq "$2" "$3" >"$WORK/numbers"
+  for ((attempt = 0; attempt < ATTEMPTS; attempt++)); do
+    ((attempt == 0)) || sleep "$PAUSE"
+    generate "$1" "$attempt" <"$WORK/numbers" >"$WORK/list"
+    : >"$WORK/again"
+    before=$(wc -l <"$WORK/$1")
+    { curl --no-progress-meter --parallel --parallel-max "$CONCURRENCY" -K "$WORK/list" 2>"$WORK/curl" || true; } |
+      awk -v again="$WORK/again" -v last=$((attempt == ATTEMPTS - 1)) '
+        !last && ($1 < 200 || $1 >= 500) { split($2, part, /[=:]/); print part[length(part) - 1] > again; next }
+        { code = $1; sub(/^[^ ]* [^ ]* ?/, ""); sub(/ after [0-9]+ ms/, ""); print code, $0 }' |
+      progress "${name[$1]}" "$before" >>"$WORK/$1"
+    mv "$WORK/again" "$WORK/numbers"
+    [[ -s $WORK/numbers ]] || break
+    AGAIN=$((AGAIN + $(wc -l <"$WORK/numbers")))
+  done
 }
 
 # Passes lines through, and counts them on the terminal, if there is one.
@@ -177,21 +203,22 @@ in_batches() {
 write_batch() {
   rm -rf "$WORK/want"
   mkdir "$WORK/want"
-  generate set "$1" "$2" >"$WORK/list"
-  ask | progress written $(($1 - 1)) >>"$WORK/set"
+  ask set "$1" "$2"
 }
 
 # What differs from want/ goes to $WORK/bad, a line a key.
 read_batch() {
   rm -rf "$WORK/got" "$WORK/want"
   mkdir "$WORK/got" "$WORK/want"
-  generate get "$1" "$2" >"$WORK/list"
-  ask --fail -w '%{http_code} %{errormsg}\n' | progress read $(($1 - 1)) >>"$WORK/get"
+  ask get "$1" "$2"
   LC_ALL=C diff -rq "$WORK/want" "$WORK/got" >>"$WORK/bad" || true
 }
 
 # The rate of $1 operations in $2 milliseconds.
 rate() { printf '%d keys in %d.%03d s, %d a second' "$1" $(($2 / 1000)) $(($2 % 1000)) $(($1 * 1000 / ($2 + 1))); }
+
+# How many requests had to be made again, if any.
+again() { ((AGAIN == 0)) || printf ', %s requests made again' "$AGAIN"; }
 
 # Counts the answers in file $1 that are not 200 or 201, tells what they were, and prints their number.
 failures() {
@@ -202,7 +229,7 @@ failures() {
 keys_per_shard() {
   local -a source=(--config "$CONFIG")
   [[ $GIVEN == no ]] || source=(--address "${NODES[0]}")
-  generate keys 1 "$COUNT" | "$BIN" where - "${source[@]}" |
+  seq "$COUNT" | generate keys 0 | "$BIN" where - "${source[@]}" |
     awk -F '\t' '{ n[$1 "\t" $2]++ } END { for (s in n) print s "\t" n[s] }' | sort -n |
     awk -F '\t' '{ printf "  shard %s %s: %d keys\n", $1, $2, $3 }'
 }
@@ -214,14 +241,15 @@ main() {
   if [[ $WRITE == yes ]]; then
     in_batches write_batch
     bad=$(failures "$WORK/set")
-    printf 'wrote %s, %s failed, over %s nodes\n' "$(rate "$COUNT" "$TOOK")" "$bad" "${#NODES[@]}"
+    printf 'wrote %s, %s failed, over %s nodes%s\n' "$(rate "$COUNT" "$TOOK")" "$bad" "${#NODES[@]}" "$(again)"
     keys_per_shard || true # dkv has said why it cannot tell
   fi
   if [[ $VERIFY == yes ]]; then
+    AGAIN=0
     in_batches read_batch
     failures "$WORK/get" >"$WORK/unread"
     wrong=$(wc -l <"$WORK/bad")
-    printf 'read %s, %s not as written\n' "$(rate "$COUNT" "$TOOK")" "$wrong"
+    printf 'read %s, %s not as written%s\n' "$(rate "$COUNT" "$TOOK")" "$wrong" "$(again)"
   fi
   ((bad + wrong == 0)) || {
     head -n 3 "$WORK/curl" >&2

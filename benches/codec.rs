@@ -82,7 +82,7 @@ fn a_forward(value: &[u8]) -> Message<'_> {
 }
 
 fn an_answer(value: &[u8]) -> Message<'_> {
-    Message::Answer { id: 7, outcome: Outcome::Found { lsn: Lsn(9), value, stale: false } }
+    Message::Answer { id: 7, outcome: Outcome::Found { lsn: Lsn(9), value, behind_ms: None } }
 }
 
 /// The two frames of a forwarded request: there and back.

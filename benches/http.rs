@@ -58,7 +58,8 @@ fn get_hit_without_store(bencher: Bencher<'_, '_>) {
         let Step::Complete(request, _) = decoder.step(black_box(&mut buf), &limits) else { panic!("not whole") };
         let about = About::new(&request.head);
         let Ok(Call::Data(op)) = api::call(&request, &limits, &hosts, &mut scratch) else { panic!("refused") };
-        let found = Outcome::Found { lsn: Lsn(op.key.len() as u64), value: b"some value of a hundred", stale: false };
+        let found =
+            Outcome::Found { lsn: Lsn(op.key.len() as u64), value: b"some value of a hundred", behind_ms: None };
         render::outcome(&mut out, about, Verb::Get, &found, &date);
         black_box(out.len())
     });

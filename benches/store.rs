@@ -3,7 +3,6 @@
 //! Never: sockets, HTTP.
 
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 
 use divan::Bencher;
@@ -56,11 +55,10 @@ struct Node {
 impl Node {
     fn open() -> Node {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the store");
-        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
         let (wake, woken) = channel();
-        let files = DataDir::open(directory.path(), address).expect("an empty directory becomes a store's");
+        let files = DataDir::open(directory.path()).expect("an empty directory becomes a store's");
         let disk = RealDisk::start(files, move || wake.send(()).unwrap_or(())).expect("the disk's threads start");
-        let fresh = || SmallState::new(address, Uuid(1), Uuid(2), 3);
+        let fresh = || SmallState::new(Uuid(1), 3, true);
         let (mut store, _) = Store::open(disk, Options::default(), fresh).expect("an empty store opens");
         store.commit(store.durable());
         Node { store, woken, _directory: directory }
@@ -134,7 +132,7 @@ impl Node {
             match event {
                 Event::Durable(lsn) => self.store.commit(lsn),
                 Event::Read(arrived) => read = Some(arrived),
-                Event::Persisted(_) => {}
+                Event::Persisted(_) | Event::LogRead(_) => {}
                 Event::Corrupt => panic!("{:?}", self.store.health()),
             }
         }

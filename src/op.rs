@@ -83,8 +83,9 @@ pub enum Outcome<'a> {
         lsn: Lsn,
         /// The value's bytes.
         value: &'a [u8],
-        /// Answered by `consistency=stale`.
-        stale: bool,
+        /// Of an answer to `consistency=stale`: for how many milliseconds the copy may lack what others have. `None`:
+        /// the answer is the present value.
+        behind_ms: Option<u64>,
     },
     /// SET: the key was absent.
     Created(Lsn),

@@ -127,6 +127,17 @@ impl Peers {
             o.state = State::Up(LinkId(conn));
             o.failures = 0;
         }
+        self.is_there(node);
+    }
+
+    /// A node has shown that it is there: what waits to be dialled again is dialled now, not when its pause is over,
+    /// which has grown while the node was away.
+    fn is_there(&mut self, node: NodeId) {
+        for o in self.outgoing.get_mut(node.0 as usize).into_iter().flatten() {
+            if let State::Waiting { until_ms } = &mut o.state {
+                (*until_ms, o.failures) = (0, 0);
+            }
+        }
     }
 
     /// A dialled link could not be made, or broke; `refused`: the other side does not want us.
@@ -146,6 +157,7 @@ impl Peers {
 
     /// A peer's hello arrived on this connection. The older link of that peer and class is to be dropped, unread.
     pub fn accepted(&mut self, node: NodeId, class: Class, conn: ConnId) -> Option<ConnId> {
+        self.is_there(node);
         self.incoming.insert((node, class), conn)
     }
 
@@ -234,6 +246,22 @@ mod tests {
         peers.up(OTHER, Class::Control, conn(1));
         peers.down(OTHER, Class::Control, false, 5);
         assert_eq!(peers.next_ms(), Some(5));
+    }
+
+    #[test]
+    fn a_node_that_shows_itself_is_dialled_at_once() {
+        let mut peers = Peers::new(NodeId(0), 2, 7);
+        peers.want(OTHER, Class::Data);
+        for _ in 0..40 {
+            peers.down(OTHER, Class::Data, false, 1_000);
+        }
+        assert!(peers.due(1_000).is_empty());
+        peers.accepted(OTHER, Class::Control, conn(1));
+        assert_eq!(peers.due(1_000), [(OTHER, Class::Data)]);
+        peers.down(OTHER, Class::Data, false, 1_000);
+        assert!(peers.next_ms().is_some_and(|at_ms| at_ms <= 1_000 + BACKOFF_FIRST_MS), "it is not held to the past");
+        peers.up(OTHER, Class::Control, conn(2));
+        assert_eq!(peers.due(1_000), [(OTHER, Class::Data)]);
     }
 
     #[test]

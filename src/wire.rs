@@ -149,6 +149,9 @@ pub struct Follow<'a> {
     pub floor: Lsn,
     /// Where each epoch began in its log: pairs of epoch and first lsn, 8 bytes each.
     pub lineage: &'a [u8],
+    /// Whether the primary has made one log of those of the in-sync copies: before that, a copy whose log is longer
+    /// says so instead of cutting it.
+    pub is_settled: bool,
 }
 
 /// A copy's answer to [`Follow`]: from here on it takes records.
@@ -168,6 +171,8 @@ pub struct Following {
     pub durable: Lsn,
     /// Whether it is in the middle of nothing: a copy that is synced anew is not.
     pub is_whole: bool,
+    /// It is in sync and holds more than the primary: it did not cut its log, and shall lead.
+    pub is_ahead: bool,
 }
 
 /// Records of a primary's log.
@@ -308,6 +313,13 @@ pub enum Message<'a> {
     Leave,
     /// Primary to copy: go, nothing waits for you.
     Released,
+    /// To the primary, for an operator: hand over to this node.
+    HandOver {
+        /// The copy that shall lead.
+        to: NodeId,
+    },
+    /// The answer to [`Message::HandOver`] where it cannot be: a sentence.
+    NotHanded(&'a str),
 }
 
 /// Why bytes are not a frame. The link is closed then: nothing behind it can be trusted.
@@ -358,6 +370,8 @@ const CONFIRMED: u8 = 19;
 const LEAD: u8 = 20;
 const LEAVE: u8 = 21;
 const RELEASED: u8 = 22;
+const HAND_OVER: u8 = 23;
+const NOT_HANDED: u8 = 24;
 
 /// Appends a message as one frame.
 pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
@@ -378,9 +392,14 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         Message::NotPrimary { id, op } => w.u8(NOT_PRIMARY).u64(*id).op(op),
         Message::Register(bytes) => w.u8(REGISTER).bytes(bytes),
         Message::Know(bytes) => w.u8(KNOW).bytes(bytes),
-        Message::Follow(f) => {
-            w.u8(FOLLOW).u64(f.epoch.0).bytes(f.configuration).u64(f.end.0).u64(f.floor.0).bytes(f.lineage)
-        }
+        Message::Follow(f) => w
+            .u8(FOLLOW)
+            .u64(f.epoch.0)
+            .bytes(f.configuration)
+            .u64(f.end.0)
+            .u64(f.floor.0)
+            .bytes(f.lineage)
+            .u8(f.is_settled.into()),
         Message::Following(f) => w.u8(FOLLOWING).following(f),
         Message::Append(a) => w.u8(APPEND).u64(a.epoch.0).u64(a.after.0).u64(a.committed.0).bytes(a.records),
         Message::Ack(a) => w.u8(ACK).u64(a.epoch.0).u64(a.durable.0).u64(a.room_bytes).u8(a.is_whole.into()),
@@ -391,6 +410,8 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         Message::Lead { epoch, keeps_old } => w.u8(LEAD).u64(epoch.0).u8((*keeps_old).into()),
         Message::Leave => w.u8(LEAVE),
         Message::Released => w.u8(RELEASED),
+        Message::HandOver { to } => w.u8(HAND_OVER).u32(to.0),
+        Message::NotHanded(why) => w.u8(NOT_HANDED).bytes(why.as_bytes()),
     };
     let body = out.len() - start - FRAME_HEAD_BYTES;
     let length = u32::try_from(body).expect("keys and values are limited far below 4 GiB").to_le_bytes();
@@ -463,7 +484,8 @@ impl Writer<'_> {
     fn following(&mut self, f: &Following) -> &mut Self {
         self.u64(f.epoch.0);
         self.0.extend_from_slice(&f.store.0.to_le_bytes());
-        self.u64(f.had.0).u64(f.had_committed.0).u64(f.end.0).u64(f.durable.0).u8(f.is_whole.into())
+        self.u64(f.had.0).u64(f.had_committed.0).u64(f.end.0).u64(f.durable.0);
+        self.u8(f.is_whole.into()).u8(f.is_ahead.into())
     }
     fn op(&mut self, op: &Op<'_>) -> &mut Self {
         let verb = match op.verb {
@@ -484,7 +506,9 @@ impl Writer<'_> {
     }
     fn outcome(&mut self, outcome: &Outcome<'_>) -> &mut Self {
         match outcome {
-            Outcome::Found { lsn, value, stale } => self.u8(1).u64(lsn.0).u8((*stale).into()).bytes(value),
+            Outcome::Found { lsn, value, behind_ms } => {
+                self.u8(1).u64(lsn.0).u64(behind_ms.map_or(0, |ms| ms.saturating_add(1))).bytes(value)
+            }
             Outcome::Created(lsn) => self.u8(2).u64(lsn.0),
             Outcome::Replaced(lsn) => self.u8(3).u64(lsn.0),
             Outcome::Deleted => self.u8(4),
@@ -573,6 +597,7 @@ impl<'a> Reader<'a> {
                 end: self.lsn()?,
                 floor: self.lsn()?,
                 lineage: self.bytes()?,
+                is_settled: self.bool()?,
             }),
             FOLLOWING => Message::Following(self.following()?),
             APPEND => Message::Append(Append {
@@ -599,6 +624,8 @@ impl<'a> Reader<'a> {
             LEAD => Message::Lead { epoch: self.epoch()?, keeps_old: self.bool()? },
             LEAVE => Message::Leave,
             RELEASED => Message::Released,
+            HAND_OVER => Message::HandOver { to: NodeId(self.u32()?) },
+            NOT_HANDED => Message::NotHanded(self.text()?),
             _ => return None,
         })
     }
@@ -636,6 +663,7 @@ impl<'a> Reader<'a> {
             end: self.lsn()?,
             durable: self.lsn()?,
             is_whole: self.bool()?,
+            is_ahead: self.bool()?,
         })
     }
     fn op(&mut self) -> Option<Op<'a>> {
@@ -663,8 +691,8 @@ impl<'a> Reader<'a> {
     fn outcome(&mut self) -> Option<Outcome<'a>> {
         Some(match self.u8()? {
             1 => {
-                let (lsn, stale) = (self.lsn()?, self.bool()?);
-                Outcome::Found { lsn, stale, value: self.bytes()? }
+                let (lsn, behind_ms) = (self.lsn()?, self.u64()?.checked_sub(1));
+                Outcome::Found { lsn, behind_ms, value: self.bytes()? }
             }
             2 => Outcome::Created(self.lsn()?),
             3 => Outcome::Replaced(self.lsn()?),
@@ -734,7 +762,8 @@ mod tests {
     #[test]
     fn every_answer_survives() {
         let mut outcomes = vec![
-            Outcome::Found { lsn: Lsn(7), value: b"v\0\xff", stale: true },
+            Outcome::Found { lsn: Lsn(7), value: b"v\0\xff", behind_ms: Some(0) },
+            Outcome::Found { lsn: Lsn(7), value: b"", behind_ms: None },
             Outcome::Created(Lsn(1)),
             Outcome::Replaced(Lsn(u64::MAX)),
             Outcome::Deleted,
@@ -785,7 +814,8 @@ mod tests {
     #[test]
     fn what_copies_say_survives() {
         let epoch = Epoch(7);
-        let follow = Follow { epoch, configuration: b"who", end: Lsn(9), floor: Lsn(2), lineage: &[1; 32] };
+        let follow =
+            Follow { epoch, configuration: b"who", end: Lsn(9), floor: Lsn(2), lineage: &[1; 32], is_settled: true };
         round_trip(&Message::Follow(follow));
         round_trip(&Message::Following(Following {
             epoch,
@@ -795,6 +825,7 @@ mod tests {
             end: Lsn(9),
             durable: Lsn(7),
             is_whole: true,
+            is_ahead: false,
         }));
         round_trip(&Message::Append(Append { epoch, after: Lsn(3), committed: Lsn(2), records: b"records" }));
         round_trip(&Message::Ack(Ack { epoch, durable: Lsn(4), room_bytes: 1 << 40, is_whole: false }));
@@ -803,7 +834,14 @@ mod tests {
         round_trip(&Message::Confirm { epoch, round: 3 });
         round_trip(&Message::Confirmed { epoch, round: 3 });
         round_trip(&Message::Lead { epoch, keeps_old: true });
-        for message in [Message::Leave, Message::Released, Message::Register(b"x"), Message::Know(b"y")] {
+        for message in [
+            Message::Leave,
+            Message::Released,
+            Message::HandOver { to: NodeId(3) },
+            Message::NotHanded("why"),
+            Message::Register(b"x"),
+            Message::Know(b"y"),
+        ] {
             round_trip(&message);
         }
     }

@@ -9,31 +9,26 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dkv::config::{self, Cluster};
+use dkv::config;
 use dkv::id::{NodeId, Uuid};
 use dkv::op::{Condition, Op, Verb};
-use dkv::router::Router;
 use dkv::wire::{self, Class, Forward, Hello, Message};
+use support::cluster::Cluster;
 use support::http::Client;
-use support::process::{Node, free_address};
+use support::process::Node;
 
 /// The value of a gauge without labels.
-fn gauge(node: &Node, name: &str) -> u64 {
-    let page = Client::connect(node.address).call("GET /metrics", "");
+fn gauge(node: SocketAddr, name: &str) -> u64 {
+    let page = Client::connect(node).call("GET /metrics", "");
     let line = page.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.expect("the gauge is there").parse().unwrap()
 }
 
-/// A second shard whose primary never runs.
-fn dead_shard() -> String {
-    format!("[[shard]]\nname = \"Dead\"\nidx = 1\naddress = \"{}\"\nreplicas = []\n", free_address())
-}
-
-/// The first key that belongs to this shard of two.
-fn key_of(shard: &str, node: &Node) -> String {
-    let mut client = Client::connect(node.address);
-    let is_there = |key: &String| client.call(&format!("GET /where?key={key}"), "").text().contains(shard);
-    (0..).map(|n| format!("key{n}")).find(is_there).unwrap()
+/// A node, and a second shard whose only copy is dead.
+fn beside_a_dead_shard(settings: &str) -> Cluster {
+    let cluster = Cluster::started(2, 1, settings);
+    cluster.kill(1);
+    cluster
 }
 
 #[test]
@@ -61,7 +56,7 @@ fn what_was_refused_is_not_awaited() {
             client
         })
         .collect();
-    assert_eq!(gauge(&node, "dkv_inflight_bytes"), 0);
+    assert_eq!(gauge(node.address, "dkv_inflight_bytes"), 0);
     drop(refused);
 }
 
@@ -74,11 +69,11 @@ fn bodies_in_chunks_are_bounded_together() {
         let head = format!("PUT /set?key=k{n} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
         client.send(head.as_bytes());
     }
-    let_it_read(&node);
+    let_it_read(node.address);
     let chunk = [b"8000\r\n".as_slice(), &[b'x'; 0x8000], b"\r\n"].concat();
     for _ in 0..20 {
         clients.iter_mut().for_each(|client| client.send(&chunk));
-        let held = gauge(&node, "dkv_inflight_bytes");
+        let held = gauge(node.address, "dkv_inflight_bytes");
         assert!(held < most + (1 << 20), "{held} bytes are in flight, {most} are allowed");
     }
     drop(clients);
@@ -86,23 +81,23 @@ fn bodies_in_chunks_are_bounded_together() {
 
 #[test]
 fn a_paused_connection_costs_no_turns() {
-    let node = Node::start(&format!("[deadlines]\nwait_ms = 20000\nanswer_ms = 30000\n{}", dead_shard()));
-    let (here, dead) = (key_of("Only", &node), key_of("Dead", &node));
-    Client::connect(node.address).call_with(&format!("PUT /set?key={here}"), "", &vec![b'v'; 150_000]);
-    let mut client = Client::connect(node.address);
+    let cluster = beside_a_dead_shard("[deadlines]\nwait_ms = 20000\nanswer_ms = 30000");
+    let (node, here, dead) = (cluster.addresses[0], cluster.key(0, 0), cluster.key(1, 0));
+    Client::connect(node).call_with(&format!("PUT /set?key={here}"), "", &vec![b'v'; 150_000]);
+    let mut client = Client::connect(node);
     let get = |key: &str| format!("GET /get?key={key} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     // Until the sockets are full, and some of the answers wait in the node.
-    while gauge(&node, "dkv_inflight_bytes") == 0 {
+    while gauge(node, "dkv_inflight_bytes") == 0 {
         client.send(get(&here).as_bytes());
-        let_it_read(&node);
+        let_it_read(node);
     }
     // More than limits.max_pipeline that must wait.
     client.send(get(&dead).repeat(200).as_bytes());
-    let_it_read(&node);
-    let before = gauge(&node, "dkv_turns_total");
+    let_it_read(node);
+    let before = gauge(node, "dkv_turns_total");
     let began = Instant::now();
     thread::sleep(Duration::from_millis(500));
-    let turns = gauge(&node, "dkv_turns_total") - before;
+    let turns = gauge(node, "dkv_turns_total") - before;
     // A tick each 25 ms, a sweep, a beacon and the questions of this test.
     let allowed = began.elapsed().as_millis() as u64 / 5;
     assert!(turns < allowed, "{turns} turns in {:?}", began.elapsed());
@@ -110,15 +105,15 @@ fn a_paused_connection_costs_no_turns() {
 
 #[test]
 fn permission_to_go_on_is_given_before_the_answer_or_never() {
-    let node = Node::start(&format!("[deadlines]\nwait_ms = 300\n{}", dead_shard()));
-    let (here, dead) = (key_of("Only", &node), key_of("Dead", &node));
-    let mut client = Client::connect(node.address);
+    let cluster = beside_a_dead_shard("[deadlines]\nwait_ms = 300");
+    let (node, here, dead) = (cluster.addresses[0], cluster.key(0, 0), cluster.key(1, 0));
+    let mut client = Client::connect(node);
     let mut text = String::new();
     write!(text, "GET /get?key={dead} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     write!(text, "PUT /set?key={here} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n").unwrap();
     text.push_str("Content-Length: 4\r\n\r\n");
     client.send(text.as_bytes());
-    let_it_read(&node);
+    let_it_read(node);
     // It does not wait for the permission.
     client.send(b"body");
     assert_eq!(client.read().status, 503);
@@ -133,28 +128,25 @@ struct Peer {
 }
 
 impl Peer {
-    /// `table`: of the node, which is its first, and of one other shard.
-    fn link(node: &Node, settings: &str) -> Peer {
-        let mine: SocketAddr = settings.split('"').find_map(|part| part.parse().ok()).unwrap();
-        let text =
-            format!("[[shard]]\nname = \"Only\"\nidx = 0\naddress = \"{}\"\nreplicas = []\n{settings}\n", node.address);
-        let cluster: Cluster = config::parse(&text, "table").unwrap().cluster;
-        let router = Router::new(&cluster);
-        let key = (0..).map(|n| format!("key{n}").into_bytes()).find(|key| router.shard_of(key).0 == 0).unwrap();
-        let mut client = Client::connect(node.address);
+    /// It is the other node of two.
+    fn link(cluster: &Cluster) -> Peer {
+        let text = std::fs::read_to_string(cluster.path("sharding.toml")).unwrap();
+        let table = config::parse(&text, "table").unwrap().cluster;
+        let mut client = cluster.client(0);
         client.send(b"GET /peer HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: dkv-peer\r\n\r\n");
         assert_eq!(client.read_head().status, 101);
-        let address = mine.to_string();
+        let address = cluster.addresses[1].to_string();
         let hello = Hello {
             version: wire::VERSION,
             class: Class::Data,
-            fingerprint: cluster.fingerprint(),
+            fingerprint: table.fingerprint(),
             from: NodeId(1),
             to: NodeId(0),
             store: Uuid(1),
             incarnation: 1,
             address: &address,
         };
+        let key = cluster.key(0, 0).into_bytes();
         let mut peer = Peer { client, key };
         peer.client.send(&frame(&Message::Hello(hello)));
         peer
@@ -174,36 +166,34 @@ fn frame(message: &Message<'_>) -> Vec<u8> {
 
 #[test]
 fn a_frame_that_takes_long_keeps_its_link() {
-    let settings = dead_shard();
-    let node = Node::start(&settings);
-    let mut peer = Peer::link(&node, &settings);
+    let cluster = beside_a_dead_shard("");
+    let mut peer = Peer::link(&cluster);
     let forward = peer.forward(1, Verb::Set, &[b'v'; 4000]);
     // Slower than the silence after which a link is given up, though never silent for so long.
     for part in forward.chunks(500) {
         peer.client.send(part);
         thread::sleep(Duration::from_millis(600));
     }
-    assert_eq!(Client::connect(node.address).call(&format!("GET /get?key={}", utf8(&peer.key)), "").status, 200);
+    assert_eq!(cluster.client(0).call(&format!("GET /get?key={}", utf8(&peer.key)), "").status, 200);
     assert!(!peer.client.is_closed());
 }
 
 #[test]
 fn a_peer_that_does_not_read_is_not_answered_without_bound() {
     let most = 4 << 20;
-    let settings = dead_shard();
-    let all = format!("{settings}[limits]\nmax_inflight_bytes = {most}\nmax_head_bytes = 1024");
-    let node = Node::start(&all);
-    let mut client = Client::connect(node.address);
-    let mut peer = Peer::link(&node, &settings);
+    let cluster = beside_a_dead_shard(&format!("[limits]\nmax_inflight_bytes = {most}\nmax_head_bytes = 1024"));
+    let node = cluster.addresses[0];
+    let mut client = Client::connect(node);
+    let mut peer = Peer::link(&cluster);
     let key = utf8(&peer.key);
     assert_eq!(client.call_with(&format!("PUT /set?key={key}"), "", &vec![b'v'; 1_000_000]).status, 201);
     let gets: Vec<u8> = (0..200).flat_map(|id| peer.forward(id, Verb::Get, &[])).collect();
     peer.client.send(&gets);
-    let held = gauge(&node, "dkv_inflight_bytes");
+    let held = gauge(node, "dkv_inflight_bytes");
     assert!(held < most + (1 << 20), "{held} bytes are in flight, {most} are allowed");
     drop(peer);
     // The other side's end is seen, and all of it given back.
-    while gauge(&node, "dkv_inflight_bytes") > 0 {
+    while gauge(node, "dkv_inflight_bytes") > 0 {
         thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(client.call(&format!("GET /get?key={key}"), "").status, 200);
@@ -214,6 +204,6 @@ fn utf8(key: &[u8]) -> String {
 }
 
 /// Waits until the node has read what was sent before.
-fn let_it_read(node: &Node) {
-    Client::connect(node.address).let_a_turn_pass();
+fn let_it_read(node: SocketAddr) {
+    Client::connect(node).let_a_turn_pass();
 }

@@ -214,17 +214,26 @@ const VIEW: &str = r#"{"shards":[
 
 #[test]
 fn status_shows_the_first_answer() {
-    let (address, node) = fake_node(vec![http("200 OK", VIEW), http("200 OK", VIEW)]);
+    let (address, node) = fake_node(vec![http("200 OK", VIEW), http("200 OK", VIEW), http("200 OK", VIEW)]);
     let address = address.to_string();
     let text = good(&sample(), &["status", "--address", DEAD, "--address", &address]);
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[0], "shard  name   epoch  address              role     in sync  lsn  committed  up");
-    assert_eq!(lines[1], "0      North  1      10.0.0.1:1           primary  yes      7    6          yes");
-    assert_eq!(lines[2], "                     10.0.0.2:1           replica  no       -    -          no");
-    assert!(text.contains("no primary is known") && text.ends_with(&format!("as {address} sees it\n")), "{text}");
+    assert_eq!(lines[0], "shard  name   epoch  in sync  address     role     state  lsn  committed  lag");
+    assert_eq!(lines[1], "0      North  1      1 of 2   10.0.0.1:1  primary  up     7    6          -");
+    assert_eq!(lines[2], "                              10.0.0.2:1  replica  down   -    -          -");
+    assert!(text.contains("\nshard 0 North: 10.0.0.2:1 is down\nshard 0 North: 1 of 2 copies in sync: "), "{text}");
+    assert!(
+        text.contains("\nshard 1 South: no primary is known: ") && text.ends_with(&format!("as {address} sees it\n")),
+        "{text}"
+    );
     let json: serde_json::Value =
         serde_json::from_str(&good(&sample(), &["status", "--address", &address, "-o", "json"])).unwrap();
     assert_eq!(json, serde_json::from_str::<serde_json::Value>(VIEW).unwrap());
+    let tsv = good(&sample(), &["status", "--address", &address, "-o", "tsv"]);
+    assert_eq!(
+        tsv,
+        "0\tNorth\t10.0.0.1:1\tprimary\tup\tyes\tyes\t7\t6\t-\n0\tNorth\t10.0.0.2:1\treplica\tdown\tno\tno\t-\t-\t-\n"
+    );
     let asked = node.join().unwrap();
     assert!(asked[0].starts_with("GET /cluster HTTP/1.1\r\nHost: "), "{asked:?}");
     assert!(asked[0].contains("\r\nAccept: application/json\r\n"), "{asked:?}");
@@ -261,6 +270,87 @@ fn where_asks_a_node_by_its_address() {
     assert_eq!(good(&sample(), &["where", "-", "--address", &address]), "", "no keys, no lines");
     let asked = node.join().unwrap();
     assert!(asked[0].starts_with("GET /where?key=a%20b%26c HTTP/1.1\r\n"), "{asked:?}");
+}
+
+/// A configuration whose shard 0 has these copies.
+fn dir_of(copies: &[&str]) -> tempfile::TempDir {
+    dir_with(&format!("[[shard]]\nname = \"a\"\nidx = 0\naddress = \"{}\"\nreplicas = {:?}\n", copies[0], &copies[1..]))
+}
+
+#[test]
+fn handover_asks_the_copy_first_and_tells_the_outcome() {
+    let answers = vec![
+        http("200 OK", "127.0.0.1:1 leads shard 0 in epoch 5\n"),
+        http("409 Conflict", "it is not in sync\n"),
+        http("504 Gateway Timeout", "no word from the primary\n"),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1".to_vec(),
+    ];
+    let (address, node) = fake_node(answers);
+    let address = address.to_string();
+    let dir = dir_of(&[DEAD, &address]);
+    let command = ["handover", "--shard", "0", "--to", &address];
+    assert_eq!(good(dir.path(), &command), "127.0.0.1:1 leads shard 0 in epoch 5\n");
+    assert_eq!(bad(dir.path(), &command), format!("dkv: {address} answers 409: it is not in sync\n"));
+    for reason in ["no word from the primary", "the connection was closed before the answer was complete"] {
+        let output = dkv(dir.path(), &command);
+        assert_eq!((output.status.code(), out(&output)), (Some(3), ""));
+        let says = format!("dkv: whether it was done is not known: {address}: {reason}; dkv status shows who leads\n");
+        assert_eq!(err(&output), says);
+    }
+    let asked = node.join().unwrap();
+    let target = address.replace(':', "%3A");
+    assert!(asked[0].starts_with(&format!("POST /handover?shard=0&to={target} HTTP/1.1\r\n")), "{asked:?}");
+    assert!(asked[0].contains("\r\nContent-Length: 0\r\n"), "{asked:?}");
+}
+
+#[test]
+fn handover_goes_to_any_node_that_can_be_reached() {
+    let (address, node) = fake_node(vec![http("200 OK", "done\n")]);
+    let dir = dir_of(&[&address.to_string(), DEAD]);
+    assert_eq!(good(dir.path(), &["handover", "--shard", "0", "--to", DEAD]), "done\n");
+    node.join().unwrap();
+    let dir = dir_of(&["127.255.255.254:2", DEAD]);
+    let text = bad(dir.path(), &["handover", "--shard", "0", "--to", DEAD]);
+    assert!(
+        text.starts_with(&format!("dkv: none of 2 nodes answers; the first, {DEAD}: Connection refused")),
+        "{text}"
+    );
+}
+
+#[test]
+fn takeover_asks_the_copy_itself_and_only_with_a_yes() {
+    let (address, node) = fake_node(vec![http("200 OK", "it leads\n"), http("409 Conflict", "it has no data\n")]);
+    let address = address.to_string();
+    let dir = dir_of(&[DEAD, &address]);
+    let command = ["takeover", "--shard", "0", "--to", &address];
+    assert_eq!(dkv(dir.path(), &command).status.code(), Some(2), "the price is not accepted");
+    let command = [&command[..], &["--accept-data-loss"]].concat();
+    let text = bad(dir.path(), &command);
+    assert!(text.starts_with("dkv: nothing was changed: there is no terminal") && text.contains("--yes"), "{text}");
+    let command = [&command[..], &["--yes"]].concat();
+    assert_eq!(good(dir.path(), &command), "it leads\n");
+    assert_eq!(bad(dir.path(), &command), format!("dkv: {address} answers 409: it has no data\n"));
+    let text = bad(dir.path(), &["takeover", "--shard", "0", "--to", DEAD, "--accept-data-loss", "--yes"]);
+    assert!(text.starts_with(&format!("dkv: {DEAD}: Connection refused")), "no other node is asked: {text}");
+    let asked = node.join().unwrap();
+    assert!(asked[0].starts_with("POST /takeover?shard=0&accept_data_loss=true HTTP/1.1\r\n"), "{asked:?}");
+}
+
+#[test]
+fn the_lead_of_a_shard_goes_to_one_of_its_copies_only() {
+    for (shard, to, says) in [
+        ("4", "127.0.0.1:8080", "there is no shard 4: --shard takes 0 to 3"),
+        (
+            "1",
+            "127.0.0.1:8080",
+            "127.0.0.1:8080 holds no copy of shard 1 Minsk: --to takes one of 127.0.0.1:8082, 127.0.0.1:8083",
+        ),
+    ] {
+        let which = ["--shard", shard, "--to", to];
+        assert_eq!(bad(&sample(), &[&["handover"], &which[..]].concat()), format!("dkv: {says}\n"));
+        let takeover = [&["takeover", "--accept-data-loss", "--yes"], &which[..]].concat();
+        assert_eq!(bad(&sample(), &takeover), format!("dkv: {says}\n"));
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn it_holds_what_a_map_holds_through_restarts_compactions_and_cold_reads() {
     for seed in 0..6 {
         let mut driver =
             Driver::new(seed, Load { evicts: seed % 2 == 0, commits_late: seed % 3 == 0, ..Load::default() });
+        driver.load.jump_once_in = seed % 3 * 8;
         let mut compactions = 0;
         for restart in 0..5 {
             open(&mut driver);
@@ -105,6 +106,7 @@ fn repeated_crashes_lose_nothing_that_was_durable() {
         let mut dice = Dice::new(seed);
         let mut driver =
             Driver::new(seed, Load { evicts: seed % 3 == 0, commits_late: seed % 2 == 0, ..Load::default() });
+        driver.load.jump_once_in = seed % 5 * 4;
         for crash in 0..40 {
             driver.machine.fault_at(1 + dice.below(400), Fault::Stop);
             let ran = driver.open().and_then(|_| driver.run(60));

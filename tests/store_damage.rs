@@ -302,7 +302,7 @@ fn a_damaged_store_still_keeps_its_small_state() {
     let mut driver = with_sealed_segments(6);
     driver.machine.lose(FIRST);
     assert!(matches!(driver.open(), Err(Halt::Corrupt)));
-    let id = driver.store().persist(|state| state.largest_grace_ms = 77).unwrap();
+    let id = driver.store().persist(|state| state.tombstone_floor = Lsn(77)).unwrap();
     let mut persisted = None;
     while persisted != Some(id) {
         if let Some(dkv::store::Event::Persisted(done)) = driver.store().poll().unwrap() {
@@ -313,7 +313,7 @@ fn a_damaged_store_still_keeps_its_small_state() {
     driver.store().mark_idle().unwrap();
     driver.lose_power(1);
     assert!(matches!(driver.open(), Err(Halt::Corrupt)));
-    assert_eq!(driver.store().small_state().largest_grace_ms, 77);
+    assert_eq!(driver.store().small_state().tombstone_floor, Lsn(77));
 }
 
 #[test]

@@ -4,9 +4,8 @@
 use dkv::id::{Epoch, Lsn, Uuid};
 use dkv::store::dir::DataDir;
 use dkv::store::files::RealDisk;
-use dkv::store::{Event, Kind, Lookup, Options, Probe, SmallState, StageError, Store};
+use dkv::store::{Event, Kind, Lookup, Options, Prior, Probe, SmallState, StageError, Store};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -19,11 +18,10 @@ struct Node {
 
 impl Node {
     fn open(path: &Path) -> Node {
-        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
         let (wake, woken) = channel();
-        let disk = RealDisk::start(DataDir::open(path, address).unwrap(), move || wake.send(()).unwrap_or(())).unwrap();
+        let disk = RealDisk::start(DataDir::open(path).unwrap(), move || wake.send(()).unwrap_or(())).unwrap();
         let options = Options { segment_bytes: SEGMENT, ..Options::default() };
-        let fresh = || SmallState::new(address, Uuid(1), Uuid(2), 3);
+        let fresh = || SmallState::new(Uuid(1), 3, true);
         let (mut store, recovery) = Store::open(disk, options, fresh).unwrap();
         assert_eq!(store.health(), None);
         assert_eq!(recovery.end, store.end());
@@ -37,7 +35,7 @@ impl Node {
             match event {
                 Event::Durable(lsn) => self.store.commit(lsn),
                 Event::Read(arrived) => reads.push(arrived),
-                Event::Persisted(_) => {}
+                Event::Persisted(_) | Event::LogRead(_) => {}
                 Event::Corrupt => panic!("{:?}", self.store.health()),
             }
         }
@@ -135,4 +133,34 @@ fn what_is_written_is_there_after_a_restart_and_the_disk_stays_small() {
             _ => drop(node),
         }
     }
+}
+
+#[test]
+fn what_is_cut_is_gone_and_what_stays_is_durable() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut node = Node::open(tmp.path());
+    let stage = |node: &mut Node, lsn: u64, value: &[u8]| {
+        let epoch = Epoch(1 + u64::from(value[0] == 2));
+        let staged = node.store.stage(epoch, Kind::Set, format!("key {lsn}").as_bytes(), value, 0, Prior::None);
+        assert_eq!(staged, Ok(Lsn(lsn)));
+        node.store.write_turn().unwrap();
+        while node.store.durable() < Lsn(lsn) {
+            if node.store.poll().unwrap().is_none() {
+                node.woken.recv().unwrap();
+            }
+        }
+    };
+    (1..=900).for_each(|lsn| stage(&mut node, lsn, &[1; 1000]));
+    node.store.commit(Lsn(200));
+    node.store.truncate(Lsn(300)).unwrap();
+    assert_eq!((node.store.end(), node.store.durable(), node.store.committed()), (Lsn(300), Lsn(300), Lsn(200)));
+    (301..=310).for_each(|lsn| stage(&mut node, lsn, &[2; 500]));
+    node.store.close().unwrap();
+    let mut node = Node::open(tmp.path());
+    assert_eq!((node.store.end(), node.store.keys()), (Lsn(310), 310));
+    for (lsn, value) in [(300, &[1; 1000][..]), (301, &[2; 500][..])] {
+        let found = node.store.get(format!("key {lsn}").as_bytes(), None);
+        assert_eq!(found, Lookup::Found { lsn: Lsn(lsn), value });
+    }
+    assert_eq!(node.store.get(b"key 311", None), Lookup::Absent);
 }

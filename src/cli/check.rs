@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::{Format, columns, print, print_json};
 use super::{ConfigArg, Failure};
-use crate::config::{self, LoadError, Loaded};
+use crate::config::{LoadError, Loaded};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -29,7 +29,7 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let file = args.config.config.display().to_string();
-    match (config::load(&args.config.config), args.output) {
+    match (super::load(&args.config.config), args.output) {
         (Ok(loaded), Format::Text) => print(text(&file, &loaded).as_bytes()).map(|()| ExitCode::SUCCESS),
         (Ok(loaded), Format::Json) => {
             let Loaded { cluster, warnings, origins } = &loaded;

@@ -1,14 +1,17 @@
-//! Owns: one GET to one node, for the commands that ask a running cluster.
+//! Owns: one request to one node, for the commands that ask a running cluster.
 //! Never: what is asked; the server's own connections.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// A node that takes longer to accept a connection counts as down.
 const CONNECT: Duration = Duration::from_secs(2);
-/// For the whole answer.
+/// For the whole answer to a question.
 const ANSWER: Duration = Duration::from_secs(5);
+/// For the whole answer to a request to change something, which may wait for other nodes.
+const CHANGE: Duration = Duration::from_secs(60);
 /// The longest answer that is read: a cluster of thousands of nodes is far below.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 const MAX_HEADERS: usize = 64;
@@ -20,16 +23,47 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
+/// Why there is no answer: a sentence without the address.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoAnswer {
+    /// No connection: nothing was asked.
+    Unreached(String),
+    /// What became of the request is not known.
+    Lost(String),
+}
+
 /// Asks `address` for `target`; `json` says which form is wanted.
 ///
 /// # Errors
 /// A sentence without the address: no connection, no answer in time, no HTTP.
 pub(super) fn get(address: SocketAddr, target: &str, json: bool) -> Result<Answer, String> {
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT).map_err(|e| e.to_string())?;
     let accept = if json { "application/json" } else { "text/plain" };
-    let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
-    let deadline = Instant::now() + ANSWER;
-    stream.set_write_timeout(Some(ANSWER)).and_then(|()| stream.write_all(request.as_bytes())).map_err(in_words)?;
+    let head = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n");
+    let answer = exchange(address, &head, ANSWER);
+    answer.map_err(|(NoAnswer::Unreached(reason) | NoAnswer::Lost(reason))| reason)
+}
+
+/// Asks `address` to do `target`; the answer is wanted as text.
+///
+/// # Errors
+/// There is no answer.
+pub(super) fn post(address: SocketAddr, target: &str) -> Result<Answer, NoAnswer> {
+    let head = format!("POST {target} HTTP/1.1\r\nHost: {address}\r\nAccept: text/plain\r\nContent-Length: 0\r\n");
+    exchange(address, &head, CHANGE)
+}
+
+fn exchange(address: SocketAddr, head: &str, time: Duration) -> Result<Answer, NoAnswer> {
+    let mut stream = TcpStream::connect_timeout(&address, CONNECT).map_err(|e| NoAnswer::Unreached(e.to_string()))?;
+    ask(&mut stream, &format!("{head}Connection: close\r\n\r\n"), time).map_err(NoAnswer::Lost)
+}
+
+fn ask(stream: &mut TcpStream, request: &str, time: Duration) -> Result<Answer, String> {
+    let in_words = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer within {} s", time.as_secs()),
+        _ => error.to_string(),
+    };
+    let deadline = Instant::now() + time;
+    stream.set_write_timeout(Some(time)).and_then(|()| stream.write_all(request.as_bytes())).map_err(in_words)?;
     let mut received = Vec::new();
     loop {
         if let Some(answer) = parse(&received)? {
@@ -37,7 +71,7 @@ pub(super) fn get(address: SocketAddr, target: &str, json: bool) -> Result<Answe
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(format!("no answer within {} s", ANSWER.as_secs()));
+            return Err(format!("no answer within {} s", time.as_secs()));
         }
         let mut chunk = [0; 16 << 10];
         match stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)) {
@@ -52,11 +86,16 @@ pub(super) fn get(address: SocketAddr, target: &str, json: bool) -> Result<Answe
     }
 }
 
-fn in_words(error: io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer within {} s", ANSWER.as_secs()),
-        _ => error.to_string(),
-    }
+/// Percent-encodes all but RFC 3986's unreserved characters.
+pub(super) fn encode(text: &[u8]) -> String {
+    text.iter().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            out.push(char::from(*byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
 }
 
 /// The answer, if all of it is there. A node always says its body's length.
@@ -78,6 +117,11 @@ fn parse(received: &[u8]) -> Result<Option<Answer>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_encoded_so_that_nothing_of_them_is_syntax() {
+        assert_eq!(encode(b"user:1 &+%\xff\0~"), "user%3A1%20%26%2B%25%FF%00~");
+    }
 
     #[test]
     fn an_answer_is_taken_when_it_is_whole() {

@@ -1,13 +1,16 @@
-//! Owns: the command line: arguments, help, what is printed, exit codes (0 done, 1 failed, 2 wrong usage).
+//! Owns: the command line: arguments, help, what is printed, exit codes (0 done, 1 failed, 2 wrong usage, 3 not
+//! known).
 //! Never: anything that a node does while it serves.
 
 mod check;
 mod client;
+mod lead;
 mod log;
 mod nodes;
 mod output;
 mod serve;
 mod status;
+mod view;
 mod whereis;
 
 use std::fmt;
@@ -16,7 +19,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Loaded};
+use crate::config::{self, LoadError, Loaded};
+use crate::node::registers::{Table, choose_voters, voter_warnings};
 
 /// A sharded key-value store whose client is curl.
 #[derive(Debug, Parser)]
@@ -44,6 +48,10 @@ enum Command {
     Nodes(nodes::NodesArgs),
     /// Show the running cluster as one of its nodes sees it
     Status(status::StatusArgs),
+    /// Make an in-sync copy lead its shard, without losing anything
+    Handover(lead::HandoverArgs),
+    /// Make a copy lead its shard whose in-sync copies are lost, at the price of answered writes
+    Takeover(lead::TakeoverArgs),
     /// Tell which shard, and which nodes, a key belongs to
     Where(whereis::WhereArgs),
     /// Check, print or cut the log of a stopped node
@@ -60,8 +68,16 @@ struct ConfigArg {
 
 impl ConfigArg {
     fn load(&self) -> Result<Loaded, Failure> {
-        Ok(config::load(&self.config)?)
+        load(&self.config).map_err(Failure::from)
     }
+}
+
+/// Reads the configuration, and warns where the voters cannot do what one would expect of them.
+fn load(file: &std::path::Path) -> Result<Loaded, LoadError> {
+    let mut loaded = config::load(file)?;
+    let table = Table::of(&loaded.cluster);
+    loaded.warnings.extend(voter_warnings(&table, &choose_voters(&table)));
+    Ok(loaded)
 }
 
 /// Why a command failed, as it is printed after `dkv: `.
@@ -88,6 +104,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Nodes(args) => nodes::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Handover(args) => lead::handover(&args),
+        Command::Takeover(args) => lead::takeover(&args),
         Command::Where(args) => whereis::run(&args),
         Command::Log(args) => log::run(&args),
     };

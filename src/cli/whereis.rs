@@ -11,8 +11,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
+use super::client::{self, encode};
 use super::output::{Format, plain, print, print_json};
-use super::{ConfigArg, Failure, client, status};
+use super::{ConfigArg, Failure, view};
 use crate::config::{Cluster, parse_address};
 use crate::router::{Router, hash};
 
@@ -88,7 +89,7 @@ fn ask(address: SocketAddr, key: &OsStr, output: Format) -> Result<(), Failure> 
 
 /// The shards' names as a running node has them, in order of `idx`.
 fn names_from(address: SocketAddr) -> Result<Vec<String>, Failure> {
-    let (_, mut view) = status::ask(&[address])?;
+    let mut view = view::ask(&[address])?.cluster;
     view.shards.sort_by_key(|s| s.idx);
     let complete = (0..).zip(&view.shards).all(|(idx, shard)| shard.idx == idx) && !view.shards.is_empty();
     if !complete {
@@ -117,26 +118,4 @@ fn many(names: &[String]) -> Result<(), Failure> {
         key.clear();
     }
     print(&out)
-}
-
-/// Percent-encodes all but RFC 3986's unreserved characters.
-fn encode(key: &[u8]) -> String {
-    key.iter().fold(String::with_capacity(key.len()), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
-            out.push(char::from(*byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-        out
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_encoded_so_that_nothing_of_them_is_syntax() {
-        assert_eq!(encode(b"user:1 &+%\xff\0~"), "user%3A1%20%26%2B%25%FF%00~");
-    }
 }

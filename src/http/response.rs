@@ -57,8 +57,8 @@ pub struct ResponseHead {
     pub allow: Option<&'static str>,
     /// Retry-After in seconds.
     pub retry_after_s: Option<u32>,
-    /// `Consistency: stale`
-    pub stale: bool,
+    /// `Consistency: stale`, and for how many milliseconds the copy may lack what others have.
+    pub behind_ms: Option<u64>,
 }
 
 impl ResponseHead {
@@ -72,7 +72,7 @@ impl ResponseHead {
             etag: None,
             allow: None,
             retry_after_s: None,
-            stale: false,
+            behind_ms: None,
         }
     }
 
@@ -105,8 +105,9 @@ impl ResponseHead {
             out.extend_from_slice(b"\r\nRetry-After: ");
             out.extend_from_slice(number.format(seconds).as_bytes());
         }
-        if self.stale {
-            out.extend_from_slice(b"\r\nConsistency: stale");
+        if let Some(behind_ms) = self.behind_ms {
+            out.extend_from_slice(b"\r\nConsistency: stale\r\nBehind-Ms: ");
+            out.extend_from_slice(number.format(behind_ms).as_bytes());
         }
         out.extend_from_slice(match self.persistence {
             Persistence::KeepAlive => b"",
@@ -268,13 +269,13 @@ mod tests {
             etag: Some(u64::MAX),
             allow: Some("GET, HEAD"),
             retry_after_s: Some(1),
-            stale: true,
+            behind_ms: Some(12),
         };
         all.write(&mut out, &date);
         assert_eq!(
             std::str::from_utf8(&out).unwrap(),
             "HTTP/1.1 503 Service Unavailable\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
-             ETag: \"18446744073709551615\"\r\nAllow: GET, HEAD\r\nRetry-After: 1\r\nConsistency: stale\r\n\
+             ETag: \"18446744073709551615\"\r\nAllow: GET, HEAD\r\nRetry-After: 1\r\nConsistency: stale\r\nBehind-Ms: 12\r\n\
              Connection: close\r\nX-Content-Type-Options: nosniff\r\n\r\n"
         );
     }

@@ -1,104 +1,614 @@
-//! Owns: this node's copy of its shard: role, epoch, how far its log is durable and committed, and whether it may
-//! serve. A record is committed when it is durable on every in-sync copy; the primary is the only one so far.
-//! Never: what the records hold.
+//! Owns: this node's copy of its shard: which role it has in which epoch, and what it may do.
+//!
+//! ```text
+//!            register read                 own round chosen          epoch persisted, one tail
+//!  Unknown ───────────────→ Candidate ───────────────────→ Leading ─────────────────────→ (serves)
+//!     │                        ↑   ↑                          │
+//!     └──→ Following ──────────┘   └────── Stopped ←──────────┘ handover, ahead, damage, hung disk
+//!             ↑    grace over, or told to lead      │
+//!             └─── a newer epoch's primary asks ←───┘ (from every role)
+//! ```
+//!
+//! Invariants: the epoch never goes back. A copy leads an epoch only if a round of its own, in this run of its process,
+//! chose that. A candidate grants, confirms and acknowledges nothing until its round has ended, or was given up before
+//! anything was sent that could be chosen. A copy that has stopped in an epoch never serves in it again.
+//!
+//! Never: what the records hold, how they travel; sockets, files, clocks.
 
 use super::Barrier;
-use crate::config::Role;
-use crate::id::{Epoch, Lsn};
+use super::followers::Followers;
+use super::lease::{BootNs, MS, Timing, grace_ms};
+use crate::configuration::{Change, Configuration, Member};
+use crate::id::{Epoch, LinkId, Lsn, NodeId};
+use crate::wire::{Beacon, CopyState};
 
-/// Where a copy stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// The epoch of this start is not persisted yet: nothing may be answered in it.
-    Starting,
-    /// It does what its role asks.
-    Serving,
-    /// Its data is damaged.
-    Damaged,
+/// A copy that follows.
+#[derive(Debug)]
+pub struct Following {
+    /// Whom.
+    pub primary: NodeId,
+    /// The data link by which the primary's log comes, and whether this copy's log has been made a part of it.
+    pub link: Option<LinkId>,
+    /// See `link`.
+    pub is_matched: bool,
+    /// What the primary said that it has committed, of what is matched.
+    pub known_committed: Lsn,
+    /// Not before this it may take over.
+    pub grace_until_ns: BootNs,
+    /// When it last had all that the primary had committed.
+    pub fresh_ns: BootNs,
+    /// When it last asked the register, for want of a primary.
+    observed_ns: BootNs,
 }
 
-/// See the module.
+/// A copy that leads.
 #[derive(Debug)]
-pub struct Copy {
-    role: Role,
-    state: State,
-    epoch: Epoch,
-    durable: Lsn,
-    committed: Lsn,
+pub struct Leading {
+    /// The others.
+    pub followers: Followers,
+    /// Its epoch is durable.
+    pub is_persisted: bool,
+    /// Where its log ended when the epoch began: all of that is committed before it answers.
+    pub begins_behind: Lsn,
+    /// That is so.
+    pub is_settled: bool,
+    /// The last that is committed.
+    pub committed: Lsn,
+    /// A copy that was forced to lead answers nothing before the leases that it granted have run out.
+    pub silent_until_ns: BootNs,
+    /// To whom it is about to hand over, and until when it tries.
+    pub handing: Option<(NodeId, BootNs)>,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// The register has not been read.
+    Unknown,
+    Following(Following),
+    /// A round of its own is to make it the primary.
+    Candidate(Change),
+    Leading(Box<Leading>),
+    /// It led, and has stopped in that epoch for good. It leads again, in another, if nobody does by then.
+    Stopped {
+        until_ns: BootNs,
+    },
 }
 
 /// Why a copy cannot serve its role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotServing {
-    /// It has not finished starting.
+    /// It does not lead, or not yet: requests wait.
     Starting,
     /// Its data is damaged.
     Damaged,
 }
 
+/// What a change of role means for what waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing.
+    None,
+    /// It leads a new epoch, which is to be persisted.
+    Begins,
+    /// It led, and does not any more: all that waits is settled now.
+    Deposed,
+}
+
+/// What becomes of a primary's word to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The copy follows, once its log is matched.
+    Follows,
+    /// There is a newer epoch: the primary should know.
+    Stale,
+    /// Not now: a round of its own is not over.
+    Later,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Copy {
+    /// Which copy it is. Another one after a full sync.
+    pub me: Member,
+    others: Vec<NodeId>,
+    timing: Timing,
+    disk_ms: u64,
+    role: Role,
+    configuration: Option<Configuration>,
+    epoch: Epoch,
+    is_damaged: bool,
+    is_whole: bool,
+    /// A takeover before this could meet a lease that was granted before this process began.
+    boot_until_ns: BootNs,
+    /// Until then a lease that it granted may run.
+    granted_until_ns: BootNs,
+    /// A round of this process has ended: what an earlier run may have proposed is chosen, or never will be. Before that
+    /// it grants nothing.
+    has_observed: bool,
+    now_ns: BootNs,
+    ticked_ns: BootNs,
+}
+
 impl Copy {
-    /// A copy as recovered: its log ends with `end`, all of it durable, in the persisted `epoch`. A primary starts a new
-    /// epoch, and serves once that is persisted ([`Copy::persisted`]): a record of the old one that was sent or
-    /// answered before the crash, but is not here, can then never share its (epoch, lsn) with another.
+    /// A copy as recovered. `grace_before_ms`: the largest grace that was ever granted.
     #[must_use]
-    pub fn recovered(role: Role, epoch: Epoch, end: Lsn) -> Self {
-        match role {
-            Role::Primary => {
-                let epoch = Epoch(epoch.0 + 1);
-                Self { role, state: State::Starting, epoch, durable: end, committed: end }
+    pub fn new(
+        me: Member,
+        others: Vec<NodeId>,
+        epoch: Epoch,
+        (failover_ms, disk_ms): (u64, u64),
+        grace_before_ms: u64,
+        now_ns: BootNs,
+    ) -> Self {
+        let timing = Timing::new(failover_ms);
+        let boot_until_ns = now_ns + timing.grace_ms.max(grace_before_ms) * MS;
+        Self {
+            me,
+            others,
+            timing,
+            disk_ms,
+            role: Role::Unknown,
+            configuration: None,
+            epoch,
+            is_damaged: false,
+            is_whole: false,
+            boot_until_ns,
+            granted_until_ns: boot_until_ns,
+            has_observed: false,
+            now_ns,
+            ticked_ns: now_ns,
+        }
+    }
+
+    /// The moment.
+    pub fn at(&mut self, now_ns: BootNs) {
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// What its data is: damaged, and whether it has once had everything.
+    pub fn set_health(&mut self, is_damaged: bool, is_whole: bool) {
+        self.is_damaged |= is_damaged;
+        self.is_whole = is_whole;
+    }
+
+    /// A full sync gave it other content: it is another copy now.
+    pub fn replaced(&mut self, me: Member, is_damaged: bool) {
+        self.me = me;
+        (self.is_damaged, self.is_whole) = (is_damaged, true);
+    }
+
+    fn is_sound(&self) -> bool {
+        !self.is_damaged && self.is_whole
+    }
+
+    /// The round that it needs, if any; the caller has none under way. `end`: of its log.
+    pub fn wanted(&mut self, end: Lsn, is_stopping: bool) -> Option<Change> {
+        let now_ns = self.now_ns;
+        match &mut self.role {
+            Role::Following(_) if !self.has_observed => Some(Change::Observe),
+            Role::Unknown => Some(Change::Observe),
+            Role::Candidate(change) => Some(*change),
+            Role::Leading(leading) if leading.is_persisted => {
+                // Before the log is settled nobody is taken in: it would hold that up.
+                let committed = if leading.is_settled { leading.committed } else { Lsn(u64::MAX) };
+                leading.followers.due(end, committed, is_stopping, now_ns).map(|(change, _)| change)
             }
-            Role::Replica | Role::Witness => Self { role, state: State::Serving, epoch, durable: end, committed: end },
+            Role::Following(following) => {
+                let is_due = now_ns >= following.grace_until_ns.max(following.observed_ns + self.timing.grace_ms * MS);
+                if is_due {
+                    following.observed_ns = now_ns;
+                }
+                is_due.then_some(Change::Observe)
+            }
+            _ => None,
         }
     }
 
-    /// The epoch that [`Copy::recovered`] chose is on the disk.
-    pub fn persisted(&mut self) {
-        if self.state == State::Starting {
-            self.state = State::Serving;
+    /// A round of its own is over.
+    pub fn on_settled(&mut self, chosen: Configuration, applied: bool) -> Turn {
+        self.has_observed = true;
+        let leads_by_this = applied && matches!(self.role, Role::Candidate(_)) && chosen.epoch > self.epoch;
+        if leads_by_this && chosen.primary == self.me.node && chosen.holds(self.me) {
+            self.epoch = chosen.epoch;
+            let is_forced = matches!(self.role, Role::Candidate(Change::Force(_)));
+            let silent_until_ns = if is_forced { self.granted_until_ns } else { 0 };
+            let followers = Followers::new(chosen.clone(), &self.others, self.timing, self.disk_ms, self.now_ns);
+            self.configuration = Some(chosen);
+            self.role = Role::Leading(Box::new(Leading {
+                followers,
+                is_persisted: false,
+                begins_behind: Lsn::ZERO,
+                is_settled: false,
+                committed: Lsn::ZERO,
+                silent_until_ns,
+                handing: None,
+            }));
+            return Turn::Begins;
+        }
+        if let Role::Candidate(_) = self.role
+            && chosen.epoch >= self.epoch
+        {
+            self.role = Role::Unknown;
+        }
+        if let Role::Leading(leading) = &mut self.role
+            && chosen.epoch == self.epoch
+        {
+            leading.followers.on_settled(chosen.clone(), self.now_ns);
+            self.configuration = Some(chosen);
+            return Turn::None;
+        }
+        self.learn(chosen)
+    }
+
+    /// A round that only asked is over: what this copy is about to do is not concerned.
+    pub fn on_observed(&mut self, chosen: Configuration) -> Turn {
+        if matches!(self.role, Role::Candidate(_)) {
+            self.has_observed = true;
+            return self.learn(chosen);
+        }
+        self.on_settled(chosen, false)
+    }
+
+    /// A chosen configuration became known.
+    pub fn learn(&mut self, chosen: Configuration) -> Turn {
+        if let Role::Leading(leading) = &mut self.role
+            && chosen.epoch == self.epoch
+        {
+            if chosen.version > leading.followers.configuration().version {
+                leading.followers.learned(chosen.clone(), self.now_ns);
+                self.configuration = Some(chosen);
+            }
+            return Turn::None;
+        }
+        let is_news = self.configuration.as_ref().is_none_or(|known| chosen.version > known.version);
+        let epoch_rises = chosen.epoch > self.epoch;
+        if is_news && chosen.epoch >= self.epoch {
+            self.configuration = Some(chosen.clone());
+        }
+        match &self.role {
+            Role::Leading(_) | Role::Stopped { .. } if epoch_rises => {
+                let turn = if matches!(self.role, Role::Leading(_)) { Turn::Deposed } else { Turn::None };
+                self.place(&chosen);
+                turn
+            }
+            Role::Unknown => {
+                self.place(&chosen);
+                Turn::None
+            }
+            Role::Following(_) if epoch_rises => {
+                self.place(&chosen);
+                Turn::None
+            }
+            _ => Turn::None,
         }
     }
 
-    /// The data was found damaged: the copy gives up its role for good.
-    pub fn damaged(&mut self) {
-        self.state = State::Damaged;
+    /// Its place in a configuration that is news to it.
+    fn place(&mut self, chosen: &Configuration) {
+        let is_mine = chosen.primary == self.me.node && chosen.holds(self.me);
+        self.epoch = self.epoch.max(chosen.epoch);
+        if is_mine && self.is_sound() {
+            self.role = Role::Candidate(Change::Restart(self.me));
+        } else {
+            let grace_ns = self.timing.grace_ms * MS;
+            self.role =
+                Role::Following(self.follow_nobody_yet(chosen.primary, self.boot_until_ns.max(self.now_ns + grace_ns)));
+        }
     }
 
-    /// The log is durable up to here. Returns up to where it is committed now.
-    pub fn durable(&mut self, upto: Lsn) -> Lsn {
-        assert!(upto >= self.durable, "durability went back from {:?} to {upto:?}", self.durable);
-        self.durable = upto;
-        self.committed = upto;
-        self.committed
+    fn follow_nobody_yet(&self, primary: NodeId, grace_until_ns: BootNs) -> Following {
+        Following {
+            primary,
+            link: None,
+            is_matched: false,
+            known_committed: Lsn::ZERO,
+            grace_until_ns,
+            fresh_ns: 0,
+            observed_ns: self.now_ns,
+        }
     }
 
-    /// Whether an answer that rests on this may leave.
+    /// What time alone brings: a grace that is over, a handover that nobody took up. To be called after the sockets were
+    /// drained, so that beacons that wait there count. Returns whether it gave up a role.
+    pub fn tick(&mut self, is_stopping: bool) {
+        let (now_ns, grace_ns) = (self.now_ns, self.timing.grace_ms * MS);
+        // It was this process that stood still, and perhaps the primary with it.
+        let stood_still = now_ns - self.ticked_ns > grace_ns / 2;
+        self.ticked_ns = now_ns;
+        let is_sound = self.is_sound();
+        match &mut self.role {
+            Role::Following(following) => {
+                if stood_still {
+                    following.grace_until_ns = following.grace_until_ns.max(now_ns + grace_ns);
+                }
+                let is_in_sync = self.configuration.as_ref().is_some_and(|c| c.holds(self.me) && c.epoch == self.epoch);
+                if now_ns >= following.grace_until_ns && is_in_sync && is_sound && !is_stopping {
+                    let change = Change::TakeOver { by: self.me, epoch: self.epoch, keeps_old: false };
+                    self.role = Role::Candidate(change);
+                }
+            }
+            Role::Stopped { until_ns } if now_ns >= *until_ns && is_sound && !is_stopping => {
+                self.role = Role::Candidate(Change::Restart(self.me));
+            }
+            Role::Leading(leading) if leading.handing.is_some_and(|(_, until_ns)| now_ns >= until_ns) => {
+                leading.handing = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// A primary asks to be followed. Where it is, what this copy did before is over.
+    pub fn on_follow(&mut self, from: NodeId, link: LinkId, asked: &Configuration) -> (Verdict, Turn) {
+        let is_stale = asked.epoch < self.epoch
+            || asked.primary != from
+            || (asked.epoch == self.epoch && !self.follows_or_may(from));
+        if is_stale {
+            return (Verdict::Stale, Turn::None);
+        }
+        if matches!(self.role, Role::Candidate(_)) && asked.epoch <= self.epoch {
+            return (Verdict::Later, Turn::None);
+        }
+        let turn = if self.leads() { Turn::Deposed } else { Turn::None };
+        let is_news = self.configuration.as_ref().is_none_or(|known| asked.version > known.version);
+        if is_news {
+            self.configuration = Some(asked.clone());
+        }
+        let (grace_until_ns, fresh_ns) = match &self.role {
+            Role::Following(following) => (following.grace_until_ns, following.fresh_ns),
+            _ => (self.boot_until_ns, 0),
+        };
+        self.epoch = asked.epoch;
+        let grace_ns = self.timing.grace_ms * MS;
+        let mut following = self.follow_nobody_yet(from, grace_until_ns.max(self.now_ns + grace_ns));
+        (following.link, following.fresh_ns) = (Some(link), fresh_ns);
+        self.role = Role::Following(following);
+        (Verdict::Follows, turn)
+    }
+
+    /// Whether a primary of this very epoch can be this node.
+    fn follows_or_may(&self, from: NodeId) -> bool {
+        match &self.role {
+            Role::Following(following) => following.primary == from,
+            Role::Unknown => true,
+            Role::Candidate(_) => self.configuration.as_ref().is_some_and(|c| c.primary == from),
+            Role::Leading(_) | Role::Stopped { .. } => false,
+        }
+    }
+
+    /// Its log was made a part of the primary's, by this link, and its epoch is durable.
+    pub fn matched(&mut self, link: LinkId) -> bool {
+        match &mut self.role {
+            Role::Following(following) if following.link == Some(link) => {
+                following.is_matched = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The primary's data link is gone.
+    pub fn on_link_lost(&mut self, link: LinkId) {
+        if let Role::Following(following) = &mut self.role
+            && following.link == Some(link)
+        {
+            (following.link, following.is_matched) = (None, false);
+        }
+    }
+
+    /// The primary whose log comes by this link, in this epoch, where this copy takes it.
     #[must_use]
-    pub fn meets(&self, barrier: &Barrier) -> bool {
-        barrier.epoch == self.epoch && barrier.committed <= self.committed
+    pub fn takes_from(&self, link: LinkId, epoch: Epoch) -> bool {
+        matches!(&self.role, Role::Following(f) if f.link == Some(link) && f.is_matched && epoch == self.epoch)
     }
 
-    /// The barrier of an answer that rests on this record.
+    /// Whether a beacon asks for what this copy may grant; the grace that it would owe then, in milliseconds.
+    #[must_use]
+    pub fn may_grant(&self, from: NodeId, beacon: &Beacon) -> Option<u64> {
+        match &self.role {
+            Role::Following(following)
+                if self.has_observed
+                    && following.primary == from
+                    && following.is_matched
+                    && beacon.epoch == self.epoch =>
+            {
+                Some(grace_ms(u64::from(beacon.lease_ms)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Grants it.
+    pub fn grant(&mut self, grace_ms: u64) {
+        if let Role::Following(following) = &mut self.role {
+            following.grace_until_ns = following.grace_until_ns.max(self.now_ns + grace_ms * MS);
+            self.granted_until_ns = self.granted_until_ns.max(self.now_ns + grace_ms * MS);
+        }
+    }
+
+    /// Whether it confirms that it still follows.
+    #[must_use]
+    pub fn confirms(&self, from: NodeId, epoch: Epoch) -> bool {
+        self.has_observed
+            && matches!(&self.role, Role::Following(f) if f.primary == from && f.is_matched && epoch == self.epoch)
+    }
+
+    /// The primary said what it has committed.
+    pub fn heard_committed(&mut self, committed: Lsn, own_committed: Lsn) {
+        if let Role::Following(following) = &mut self.role {
+            following.known_committed = following.known_committed.max(committed);
+            if own_committed >= committed {
+                following.fresh_ns = self.now_ns;
+            }
+        }
+    }
+
+    /// The primary has stopped, and tells this copy to lead.
+    pub fn on_lead(&mut self, from: NodeId, epoch: Epoch, keeps_old: bool) {
+        let is_told = matches!(&self.role, Role::Following(f) if f.primary == from) && epoch == self.epoch;
+        let is_in_sync = self.configuration.as_ref().is_some_and(|c| c.holds(self.me) && c.epoch == epoch);
+        if is_told && is_in_sync && self.is_sound() {
+            self.role = Role::Candidate(Change::TakeOver { by: self.me, epoch, keeps_old });
+        }
+    }
+
+    /// An operator forces it to lead.
+    pub fn force(&mut self) -> Turn {
+        let turn = if self.leads() { Turn::Deposed } else { Turn::None };
+        self.role = Role::Candidate(Change::Force(self.me));
+        turn
+    }
+
+    /// Its round was given up before anything was sent that could be chosen: it follows again.
+    pub fn withdrawn(&mut self, primary: NodeId) {
+        if let Role::Candidate(Change::TakeOver { .. }) = self.role {
+            let grace_ns = self.timing.grace_ms * MS;
+            self.role = Role::Following(self.follow_nobody_yet(primary, self.now_ns + grace_ns));
+        }
+    }
+
+    /// When time alone may change something.
+    #[must_use]
+    pub fn next_ns(&self) -> BootNs {
+        let beat = self.now_ns + self.timing.beacon_ms * MS;
+        match &self.role {
+            Role::Leading(leading) => leading.followers.next_ns(self.now_ns),
+            Role::Following(following) => following.grace_until_ns.max(self.now_ns + MS).min(beat),
+            _ => beat,
+        }
+    }
+
+    /// Whether a takeover from this primary in this epoch is being tried.
+    #[must_use]
+    pub fn is_candidate_against(&self, primary: NodeId, epoch: Epoch) -> bool {
+        matches!(self.role, Role::Candidate(Change::TakeOver { epoch: from, .. }) if from == epoch)
+            && self.configuration.as_ref().is_some_and(|c| c.primary == primary)
+    }
+
+    /// It stops in its epoch for good.
+    pub fn stop_leading(&mut self) -> Turn {
+        if !self.leads() {
+            return Turn::None;
+        }
+        self.role = Role::Stopped { until_ns: self.now_ns + self.timing.grace_ms * MS };
+        Turn::Deposed
+    }
+
+    /// Its epoch is durable, and its log ends here.
+    pub fn epoch_persisted(&mut self, epoch: Epoch, end: Lsn) {
+        if let Role::Leading(leading) = &mut self.role
+            && epoch == self.epoch
+            && !leading.is_persisted
+        {
+            leading.is_persisted = true;
+            leading.begins_behind = end;
+        }
+    }
+
+    /// How far all is committed now that the own log is durable up to `durable`. Nothing before the epoch is durable.
+    pub fn advance(&mut self, durable: Lsn) -> Option<Lsn> {
+        let Role::Leading(leading) = &mut self.role else { return None };
+        if !leading.is_persisted {
+            return None;
+        }
+        let committed = leading.followers.committed(durable);
+        // Of an empty log nothing has to be acknowledged, but a copy may still hold more.
+        if committed >= leading.begins_behind && leading.followers.all_follow() {
+            leading.is_settled = true;
+        }
+        // Before that, copies may hold less than was committed by others.
+        if leading.is_settled {
+            leading.committed = leading.committed.max(committed);
+        }
+        leading.is_settled.then_some(leading.committed)
+    }
+
+    /// Whether an answer that rests on this may leave. `applied`: what the store shows.
+    #[must_use]
+    pub fn meets(&self, barrier: &Barrier, applied: Lsn) -> bool {
+        match &self.role {
+            Role::Leading(leading) => {
+                barrier.epoch == self.epoch
+                    && barrier.committed <= leading.committed.min(applied)
+                    && barrier.round <= leading.followers.confirmed_round()
+            }
+            _ => false,
+        }
+    }
+
+    /// The barrier of an answer that rests on this record, and on no lease.
     #[must_use]
     pub fn barrier(&self, committed: Lsn) -> Barrier {
-        Barrier { epoch: self.epoch, committed }
+        Barrier { epoch: self.epoch, committed, round: 0 }
     }
 
-    /// Whether it can serve its role.
+    /// Whether it can serve as the primary. `applied`: what the store shows.
     ///
     /// # Errors
     /// Why not.
-    pub fn serves(&self) -> Result<(), NotServing> {
-        match self.state {
-            State::Starting => Err(NotServing::Starting),
-            State::Serving => Ok(()),
-            State::Damaged => Err(NotServing::Damaged),
+    pub fn serves(&self, applied: Lsn) -> Result<(), NotServing> {
+        match &self.role {
+            _ if self.is_damaged => Err(NotServing::Damaged),
+            Role::Leading(leading)
+                if leading.is_settled
+                    && leading.handing.is_none()
+                    && applied >= leading.begins_behind
+                    && self.now_ns >= leading.silent_until_ns =>
+            {
+                Ok(())
+            }
+            _ => Err(NotServing::Starting),
         }
     }
 
-    /// Whether it leads its shard.
+    /// Whether a read may be answered now without asking the other copies.
     #[must_use]
-    pub fn is_primary(&self) -> bool {
-        self.role == Role::Primary
+    pub fn has_lease(&self) -> bool {
+        matches!(&self.role, Role::Leading(leading) if leading.followers.has_lease(self.now_ns))
+    }
+
+    /// Whether its data can be read as what it once was.
+    #[must_use]
+    pub fn may_answer_stale(&self) -> bool {
+        self.is_sound()
+    }
+
+    /// How long ago it surely had everything, in milliseconds; 0 for a primary.
+    #[must_use]
+    pub fn behind_ms(&self) -> u64 {
+        match &self.role {
+            Role::Leading(_) => 0,
+            Role::Following(following) => (self.now_ns - following.fresh_ns) / MS,
+            _ => self.now_ns / MS,
+        }
+    }
+
+    /// Whether it leads, serving or not.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(self.role, Role::Leading(_))
+    }
+
+    /// The leading role.
+    #[must_use]
+    pub fn leading(&self) -> Option<&Leading> {
+        if let Role::Leading(leading) = &self.role { Some(leading) } else { None }
+    }
+
+    /// The leading role.
+    pub fn leading_mut(&mut self) -> Option<&mut Leading> {
+        if let Role::Leading(leading) = &mut self.role { Some(leading) } else { None }
+    }
+
+    /// The following role.
+    #[must_use]
+    pub fn following(&self) -> Option<&Following> {
+        if let Role::Following(following) = &self.role { Some(following) } else { None }
+    }
+
+    /// Whether it is on its way to lead, or was stopped: somebody will.
+    #[must_use]
+    pub fn is_candidate(&self) -> bool {
+        matches!(self.role, Role::Candidate(_))
     }
 
     /// The present epoch.
@@ -107,49 +617,47 @@ impl Copy {
         self.epoch
     }
 
-    /// The last committed record.
+    /// The newest configuration that it knows.
     #[must_use]
-    pub fn committed(&self) -> Lsn {
-        self.committed
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
+    }
+
+    /// Leases and graces.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// Whether its data is damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged
+    }
+
+    /// Whether it has once had everything.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// What it is doing. `is_syncing`: a fresh generation is being filled.
+    #[must_use]
+    pub fn state(&self, applied: Lsn, is_syncing: bool) -> CopyState {
+        let is_in_sync = self.configuration.as_ref().is_some_and(|c| c.holds(self.me));
+        match &self.role {
+            _ if is_syncing => CopyState::Syncing,
+            _ if self.is_damaged => CopyState::Damaged,
+            Role::Unknown => CopyState::Waiting,
+            Role::Leading(_) if self.serves(applied).is_ok() => CopyState::Serving,
+            Role::Leading(_) | Role::Candidate(_) => CopyState::Settling,
+            Role::Following(f) if f.is_matched && is_in_sync => CopyState::InSync,
+            Role::Following(f) if f.is_matched => CopyState::CatchingUp,
+            Role::Following(_) | Role::Stopped { .. } => CopyState::Waiting,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_primary_serves_only_in_a_new_and_persisted_epoch() {
-        let mut copy = Copy::recovered(Role::Primary, Epoch(4), Lsn(10));
-        assert_eq!(copy.epoch(), Epoch(5));
-        assert_eq!(copy.serves(), Err(NotServing::Starting));
-        copy.persisted();
-        assert_eq!(copy.serves(), Ok(()));
-        assert_eq!(copy.committed(), Lsn(10));
-    }
-
-    #[test]
-    fn damage_stays() {
-        let mut copy = Copy::recovered(Role::Primary, Epoch(4), Lsn(10));
-        copy.damaged();
-        copy.persisted();
-        assert_eq!(copy.serves(), Err(NotServing::Damaged));
-    }
-
-    #[test]
-    fn an_answer_waits_for_what_it_rests_on_and_dies_with_its_epoch() {
-        let mut copy = Copy::recovered(Role::Primary, Epoch(0), Lsn(3));
-        let mine = copy.barrier(Lsn(5));
-        assert!(copy.meets(&copy.barrier(Lsn(3))));
-        assert!(!copy.meets(&mine));
-        assert_eq!(copy.durable(Lsn(5)), Lsn(5));
-        assert!(copy.meets(&mine));
-        assert!(!copy.meets(&Barrier { epoch: Epoch(0), ..mine }));
-    }
-
-    #[test]
-    #[should_panic(expected = "durability went back")]
-    fn durability_never_goes_back() {
-        Copy::recovered(Role::Replica, Epoch(0), Lsn(3)).durable(Lsn(2));
-    }
-}
+#[path = "copy_tests.rs"]
+mod tests;

@@ -51,16 +51,21 @@ impl Directory {
         self.shards[shard.0 as usize].0
     }
 
-    /// A node's beacon arrived. Returns whether its shard has another primary now.
-    pub fn hear(&mut self, node: NodeId, status: Status, now_ms: u64) -> bool {
+    /// A node's beacon arrived. Returns its shard, if that has another primary now, or another start of it.
+    pub fn hear(&mut self, node: NodeId, status: Status, now_ms: u64) -> Option<ShardId> {
         self.heard[node.0 as usize] = Some(Heard { status, at_ms: now_ms, is_lost: false });
-        let Some(shard) = self.homes[node.0 as usize] else { return false };
-        let (epoch, primary) = &mut self.shards[shard.0 as usize];
-        if !status.is_primary || status.epoch < *epoch {
+        let shard = self.homes[node.0 as usize]?;
+        (status.is_primary && self.learn(shard, status.epoch, node)).then_some(shard)
+    }
+
+    /// Who leads a shard became known. Returns whether that is news.
+    pub fn learn(&mut self, shard: ShardId, epoch: Epoch, primary: NodeId) -> bool {
+        let known = &mut self.shards[shard.0 as usize];
+        if epoch < known.0 || *known == (epoch, primary) {
             return false;
         }
-        *epoch = status.epoch;
-        std::mem::replace(primary, node) != node
+        *known = (epoch, primary);
+        true
     }
 
     /// The link by which a node was heard broke: it is not up until it is heard again.
@@ -91,10 +96,12 @@ mod tests {
         let mut directory = Directory::new(&cluster());
         let primary = |epoch| Status { is_primary: true, epoch: Epoch(epoch), ..Status::default() };
         assert_eq!(directory.primary(ShardId(0)), NodeId(0));
-        assert!(directory.hear(NodeId(1), primary(3), 0));
-        assert!(!directory.hear(NodeId(0), primary(2), 0), "an older primary changes nothing");
+        assert_eq!(directory.hear(NodeId(1), primary(3), 0), Some(ShardId(0)));
+        assert_eq!(directory.hear(NodeId(0), primary(2), 0), None, "an older primary changes nothing");
+        assert_eq!(directory.hear(NodeId(1), primary(3), 0), None, "that is known");
+        assert_eq!(directory.hear(NodeId(1), primary(4), 0), Some(ShardId(0)), "it started anew");
         assert_eq!(directory.primary(ShardId(0)), NodeId(1));
-        assert_eq!(directory.epoch(ShardId(0)), Epoch(3));
+        assert_eq!(directory.epoch(ShardId(0)), Epoch(4));
     }
 
     #[test]

@@ -4,6 +4,10 @@
 
 pub mod copy;
 pub mod directory;
+pub mod followers;
+pub mod lease;
+pub mod lineage;
+pub mod registers;
 
 use crate::id::{Epoch, Lsn};
 
@@ -15,4 +19,6 @@ pub struct Barrier {
     pub epoch: Epoch,
     /// The last record that it rests on: the write's own, or the one that made it a 404 or a 412.
     pub committed: Lsn,
+    /// The round of confirmations that it needs; 0: none.
+    pub round: u64,
 }

@@ -13,8 +13,8 @@ use crate::config::Role;
 use crate::http::Head;
 use crate::http::response::ContentType;
 use crate::id::{NodeId, ShardId};
-use crate::node::copy::NotServing;
 use crate::router;
+use crate::wire::{CopyState, Status};
 
 /// A page that this node makes of itself.
 pub(super) struct Page {
@@ -31,7 +31,7 @@ pub(super) fn page(server: &mut Server, call: &Call<'_>, head: &Head<'_>) -> Pag
         Call::Readyz { verbose } => readyz(server, *verbose),
         Call::Metrics => Page { status: 200, kind: ContentType::Prometheus, body: metrics_text(server) },
         Call::Guide => text(200, render::guide_text(head)),
-        Call::Data(_) | Call::Peer => unreachable!("not a page"),
+        Call::Data(_) | Call::Peer | Call::Handover { .. } | Call::Takeover { .. } => unreachable!("not a page"),
     }
 }
 
@@ -61,7 +61,7 @@ fn where_is(server: &Server, key: &[u8]) -> WhereView {
         hash: format!("{:016x}", router::hash(key)),
         shard: shard.0,
         name: server.cluster.shard(shard).name.clone(),
-        in_sync: vec![primary.clone()],
+        in_sync: in_sync(server, shard).1,
         primary,
     }
 }
@@ -78,6 +78,7 @@ struct ShardView {
     idx: u32,
     name: String,
     epoch: u64,
+    version: u64,
     primary: String,
     in_sync: Vec<String>,
     nodes: Vec<NodeView>,
@@ -87,6 +88,9 @@ struct ShardView {
 struct NodeView {
     address: String,
     role: &'static str,
+    state: &'static str,
+    in_sync: bool,
+    lag_records: u64,
     lsn: u64,
     committed: u64,
     up: bool,
@@ -96,33 +100,51 @@ struct NodeView {
 fn cluster(server: &Server) -> ClusterView {
     let shards = (0u32..).map(ShardId).zip(server.cluster.shards());
     let shards = shards.map(|(id, shard)| {
-        let mine = server.cluster.node(server.me).shard == Some(id);
         let directory = server.core.directory();
         let primary = directory.primary(id);
-        let epoch = if mine && primary == server.me { server.core.copy().epoch() } else { directory.epoch(id) };
+        let (version, in_sync) = in_sync(server, id);
+        let end = status_of(server, primary).0.end;
+        let nodes = shard.nodes.iter().map(|node| NodeView {
+            in_sync: in_sync.contains(&address(server, *node)),
+            lag_records: end.0.saturating_sub(status_of(server, *node).0.end.0),
+            ..node_view(server, *node, Some(primary))
+        });
         ShardView {
             idx: id.0,
             name: shard.name.clone(),
-            epoch: epoch.0,
+            epoch: directory.epoch(id).0,
+            version,
             primary: address(server, primary),
-            in_sync: vec![address(server, primary)],
-            nodes: shard.nodes.iter().map(|node| node_view(server, *node, Some(primary))).collect(),
+            nodes: nodes.collect(),
+            in_sync,
         }
     });
     let witnesses = server.cluster.witnesses().map(|node| node_view(server, node, None)).collect();
     ClusterView { shards: shards.collect(), witnesses, fingerprint: format!("{:016x}", server.identity.fingerprint) }
 }
 
+/// The version of a shard's newest configuration that this node has heard of, and its in-sync copies: the primary is
+/// believed before the others.
+fn in_sync(server: &Server, shard: ShardId) -> (u64, Vec<String>) {
+    let nodes = &server.cluster.shard(shard).nodes;
+    let heard = nodes.iter().map(|node| status_of(server, *node).0);
+    let newest = heard.max_by_key(|status| (status.version, status.is_primary)).unwrap_or_default();
+    let listed = nodes.iter().enumerate().filter(|(at, _)| newest.in_sync >> at.min(&63) & 1 == 1);
+    (newest.version, listed.map(|(_, node)| address(server, *node)).collect())
+}
+
+/// What a node last said of itself, and whether it is up.
+fn status_of(server: &Server, node: NodeId) -> (Status, bool) {
+    if node == server.me {
+        return (server.core.status(), true);
+    }
+    let heard = server.core.directory().heard(node, server.now.ms());
+    heard.map_or((Status::default(), false), |(heard, up)| (heard.status, up))
+}
+
 /// `primary`: who leads the node's shard, if it has one.
 fn node_view(server: &Server, node: NodeId, primary: Option<NodeId>) -> NodeView {
-    let (status, up) = if node == server.me {
-        (server.core.status(), true)
-    } else {
-        match server.core.directory().heard(node, server.now.ms()) {
-            Some((heard, up)) => (heard.status, up),
-            None => (crate::wire::Status::default(), false),
-        }
-    };
+    let (status, up) = status_of(server, node);
     NodeView {
         address: address(server, node),
         role: match primary {
@@ -131,6 +153,9 @@ fn node_view(server: &Server, node: NodeId, primary: Option<NodeId>) -> NodeView
             Some(_) => Role::Replica,
         }
         .as_str(),
+        state: if up { status.state.as_str() } else { CopyState::Unknown.as_str() },
+        in_sync: false,
+        lag_records: 0,
         lsn: status.end.0,
         committed: status.committed.0,
         up,
@@ -148,12 +173,12 @@ fn readyz(server: &Server, verbose: bool) -> Page {
         ("running", (server.draining_until_ms.is_some()).then(|| "this node is stopping".to_owned())),
         (
             "copy",
-            match server.core.copy().serves() {
-                Ok(()) => None,
-                Err(NotServing::Starting) => Some("this copy is starting: its epoch is not persisted yet".to_owned()),
-                Err(NotServing::Damaged) => Some(damage.map_or("this copy is damaged".to_owned(), |damage| {
+            match server.core.state() {
+                CopyState::Serving | CopyState::InSync | CopyState::Witness => None,
+                CopyState::Damaged => Some(damage.map_or("this copy is damaged".to_owned(), |damage| {
                     format!("{damage}; dkv log verify checks the directory, dkv log cut drops what is damaged")
                 })),
+                state => Some(server.core.why_not(state)),
             },
         ),
         ("disk", server.core.disk_is_slow().then(|| "the disk has not answered for deadlines.disk_ms".to_owned())),
@@ -204,12 +229,33 @@ fn metrics_text(server: &mut Server) -> String {
         let help = "Requests forwarded to another node, by what came of them.";
         labelled(Gauge::counter("dkv_forwards_total", help, n), &format!("result=\"{result}\""))
     };
+    let behind_s = if shard.is_empty() { 0.0 } else { server.core.copy().behind_ms() as f64 / 1_000.0 };
+    let to_go = server.core.full_sync().map_or(0, |(at, goal)| goal.0.saturating_sub(at.0));
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
     let mut gauges = vec![
         labelled(Gauge::new("dkv_build_info", "The program's version.", 1.0), &version),
         labelled(Gauge::new("dkv_node_info", "This node's shard and role.", 1.0), &labels),
         Gauge::new("dkv_ready", "Whether this copy can serve its role.", f64::from(u8::from(status.ready))),
         Gauge::new("dkv_epoch", "The copy's epoch.", status.epoch.0 as f64),
+        Gauge::new("dkv_in_sync", "Copies of the shard that are in sync.", f64::from(status.in_sync.count_ones())),
+        Gauge::new(
+            "dkv_lag_records",
+            "Records that this copy lacks of its primary's.",
+            server.core.lag_records() as f64,
+        ),
+        Gauge::new("dkv_lag_seconds", "For how long this copy may lack some.", behind_s),
+        Gauge::new("dkv_full_sync_records", "Of a full sync under way: records to go.", to_go as f64),
+        Gauge::counter("dkv_full_syncs_total", "Times that this copy got all data anew.", counters.full_syncs),
+        Gauge::new(
+            "dkv_without_primary_seconds_total",
+            "How long this node has seen no primary of its shard that serves.",
+            counters.without_primary_ns as f64 / 1e9,
+        ),
+        Gauge::counter(
+            "dkv_confirmed_reads_total",
+            "Reads for which the other copies were asked.",
+            counters.confirmed_reads,
+        ),
         Gauge::new("dkv_log_end_lsn", "The last record in the log.", status.end.0 as f64),
         Gauge::new("dkv_committed_lsn", "The last committed record.", status.committed.0 as f64),
         conns("client", clients),
@@ -244,6 +290,19 @@ fn metrics_text(server: &mut Server) -> String {
             server.inflight_bytes() as f64,
         ),
     ];
+    for (reason, n) in &counters.changes {
+        let help = "Changes of the shard's configuration that this copy learned of, by reason.";
+        let labels = format!("reason=\"{reason}\"");
+        gauges.push(labelled(Gauge::counter("dkv_configuration_changes_total", help, *n), &labels));
+    }
+    if let Some(leading) = server.core.copy().leading() {
+        for follower in leading.followers.all() {
+            let help = "Records that another copy has not made durable yet, as its primary sees it.";
+            let lag = status.end.0.saturating_sub(follower.acked.0);
+            let labels = format!("node=\"{}\"", address(server, follower.node));
+            gauges.push(labelled(Gauge::new("dkv_follower_lag_records", help, lag as f64), &labels));
+        }
+    }
     gauges.extend(super::process::gauges(server.started_wall_ms));
     metrics::text(&server.metrics, &gauges)
 }

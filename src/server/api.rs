@@ -35,6 +35,18 @@ pub enum Call<'a> {
     Metrics,
     /// `GET /`
     Guide,
+    /// `POST /handover`
+    Handover {
+        /// The shard's `idx`.
+        shard: u32,
+        /// The address of the copy that shall lead, as it was given.
+        to: &'a str,
+    },
+    /// `POST /takeover`
+    Takeover {
+        /// The shard's `idx`.
+        shard: u32,
+    },
     /// Another node wants a link.
     Peer,
 }
@@ -56,6 +68,8 @@ enum Kind {
     Readyz,
     Metrics,
     Guide,
+    Handover,
+    Takeover,
     Peer,
 }
 
@@ -77,7 +91,7 @@ const fn plain(path: &'static str, kind: Kind) -> Route {
     Route { path, kind, allow: GET, curl: "curl", example: "", params: "no parameters" }
 }
 
-const ROUTES: [Route; 11] = [
+const ROUTES: [Route; 13] = [
     Route {
         path: "/get",
         kind: Kind::Data(Verb::Get),
@@ -115,6 +129,22 @@ const ROUTES: [Route; 11] = [
     plain("/livez", Kind::Livez),
     Route { path: "/readyz", kind: Kind::Readyz, allow: GET, curl: "curl", example: "", params: "verbose" },
     plain("/metrics", Kind::Metrics),
+    Route {
+        path: "/handover",
+        kind: Kind::Handover,
+        allow: "POST",
+        curl: "curl -X POST",
+        example: "?shard=0&to=IP%3APORT",
+        params: "shard and to",
+    },
+    Route {
+        path: "/takeover",
+        kind: Kind::Takeover,
+        allow: "POST",
+        curl: "curl -X POST",
+        example: "?shard=0&accept_data_loss=true",
+        params: "shard and accept_data_loss",
+    },
     plain("/", Kind::Guide),
     plain(PEER_PATH, Kind::Peer),
 ];
@@ -160,6 +190,15 @@ pub fn call<'a>(
         Kind::Readyz => Call::Readyz { verbose: plan.params.verbose },
         Kind::Metrics => Call::Metrics,
         Kind::Guide => Call::Guide,
+        Kind::Handover => {
+            let to = plan.params.to.ok_or_else(|| missing("to", "the address of the copy that shall lead"))?;
+            let to = std::str::from_utf8(to.decode(&mut scratch.value)).unwrap_or_default();
+            Call::Handover { shard: plan.shard(&mut scratch.key)?, to }
+        }
+        Kind::Takeover if plan.params.accepts_data_loss => Call::Takeover { shard: plan.shard(&mut scratch.key)? },
+        Kind::Takeover => {
+            return Err(missing("accept_data_loss=true", "answered writes that this copy lacks are lost for good"));
+        }
         Kind::Peer => Call::Peer,
     })
 }
@@ -247,6 +286,9 @@ struct Params<'a> {
     consistency: bool,
     stale: bool,
     verbose: bool,
+    shard: Option<Encoded<'a>>,
+    to: Option<Encoded<'a>>,
+    accepts_data_loss: bool,
 }
 
 impl<'a> Params<'a> {
@@ -260,6 +302,9 @@ impl<'a> Params<'a> {
                 (b"verbose", Kind::Readyz) if matches!(pair.value, None | Some(b"" | b"1" | b"true")) => {
                     self.verbose = true;
                 }
+                (b"shard", Kind::Handover | Kind::Takeover) => set(&mut self.shard, pair, place)?,
+                (b"to", Kind::Handover) => set(&mut self.to, pair, place)?,
+                (b"accept_data_loss", Kind::Takeover) if pair.value == Some(b"true") => self.accepts_data_loss = true,
                 _ => return Err(unknown(pair, route, place)),
             }
         }
@@ -314,6 +359,10 @@ fn bad_percent(place: &str, pair: Pair<'_>, offset: usize, found: &[u8]) -> ApiE
     )
 }
 
+fn missing(name: &str, what: &str) -> ApiError {
+    ApiError::new(400, "missing_parameter", format!("{name} is missing: {what}"))
+}
+
 fn unknown(pair: Pair<'_>, route: &Route, place: &str) -> ApiError {
     let (path, params, at, name) = (route.path, route.params, pair.at, shown(pair.name));
     ApiError::new(
@@ -326,6 +375,15 @@ fn unknown(pair: Pair<'_>, route: &Route, place: &str) -> ApiError {
 }
 
 impl<'a> Plan<'a> {
+    fn shard(&self, scratch: &mut Vec<u8>) -> Result<u32, ApiError> {
+        let given = self.params.shard.ok_or_else(|| missing("shard", "the idx of the shard"))?;
+        let digits = std::str::from_utf8(given.decode(scratch)).unwrap_or_default();
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        digits.parse().ok().filter(|_| is_number).ok_or_else(|| {
+            ApiError::new(400, "bad_shard", format!("shard={}: it takes the idx of a shard", shown(digits.as_bytes())))
+        })
+    }
+
     fn key(&self, limits: &Limits) -> Result<Encoded<'a>, ApiError> {
         let Some(key) = self.params.key else {
             let Route { path, example, .. } = self.route;

@@ -285,6 +285,8 @@ impl Server {
                     core.submit(ticket, Stream::Client(id), &op, &mut out);
                 }
             }
+            Call::Handover { shard, to } => self.on_handover(id, number, shard, to),
+            Call::Takeover { shard } => self.on_takeover(id, number, shard),
             page => {
                 let page = admin::page(self, &page, head);
                 let (_, mut out) = self.core_and_sink();
@@ -385,6 +387,8 @@ fn kind_of(call: &Call<'_>) -> CallKind {
         Call::Readyz { .. } => CallKind::Readyz,
         Call::Metrics => CallKind::Metrics,
         Call::Guide => CallKind::Guide,
+        Call::Handover { .. } => CallKind::Handover,
+        Call::Takeover { .. } => CallKind::Takeover,
         Call::Peer => CallKind::Other,
     }
 }

@@ -5,36 +5,41 @@
 //!
 //! Never: sockets, HTTP, the clock; protocol rules (those are the node's) and file formats.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use fnv::FnvHashMap;
 use slab::Slab;
 
+use super::agreement::Agreement;
 use super::execute::Executed;
+use super::follow::Follow;
 use super::forward::Sent;
 use super::lane::{Asked, Lane, LaneKey, Parked, Stream, Target, Wait};
-use crate::config::Cluster;
-use crate::id::{LinkId, NodeId, Now, ShardId, Ticket};
+use super::lead::Lead;
+use crate::config::{Cluster, Reads};
+use crate::configuration::Member;
+use crate::id::{LinkId, Lsn, NodeId, Now, ShardId, Ticket, Uuid};
 use crate::node::Barrier;
 use crate::node::copy::{Copy, NotServing};
 use crate::node::directory::Directory;
+use crate::node::registers::{Registers, Standing};
 use crate::op::{Failure, Op, Outcome};
 use crate::router::Router;
 use crate::store::disk::{Disk, OpId};
-use crate::store::{Arrived, Event, Fatal, PersistId, Store};
-use crate::wire::{Forward, Status};
+use crate::store::{Arrived, Event, Fatal, Home, Options, Store};
+use crate::wire::{Class, CopyState, Forward, Message, Status};
 
 /// Where what the core decides goes: to the sockets, or to a simulation's.
 pub trait Sink {
     /// The answer to a request. Each ticket gets one.
     fn answer(&mut self, ticket: Ticket, outcome: &Outcome<'_>);
-    /// The answer to a forwarded request that is not for this node: it goes back as it came.
-    fn not_primary(&mut self, link: LinkId, id: u64, op: &Op<'_>);
-    /// Queues a request on a link. Returns the place of its frame's first byte in the link's stream, or `None` where the
-    /// link's queue is full.
-    fn forward(&mut self, link: LinkId, forward: &Forward<'_>) -> Option<u64>;
+    /// Queues a message on a link. Returns the place of its frame's first byte in the link's stream, or `None` where the
+    /// link is gone.
+    fn send(&mut self, link: LinkId, message: &Message<'_>) -> Option<u64>;
+    /// Bytes that are queued on a link and have not left.
+    fn queued_bytes(&mut self, link: LinkId) -> usize;
     /// A link to this node is needed.
-    fn want(&mut self, node: NodeId);
+    fn want(&mut self, node: NodeId, class: Class);
     /// Nothing more will come or go on this link: it is to be closed.
     fn finish(&mut self, link: LinkId);
 }
@@ -65,26 +70,59 @@ pub struct Counters {
     pub waited_for_primary: u64,
     /// Reads that had to go to the disk.
     pub cold_reads: u64,
+    /// Reads that had to ask the other copies.
+    pub confirmed_reads: u64,
+    /// Changes of this copy's role or configuration, by reason.
+    pub changes: BTreeMap<&'static str, u64>,
+    /// Times that this copy was synced anew.
+    pub full_syncs: u64,
+    /// How long this node's shard has had no primary that serves, as far as this node could see.
+    pub without_primary_ns: u64,
+}
+
+/// What a core starts from, beside its store.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The moment.
+    pub now: Now,
+    /// Names this run of the process: random, never the same twice.
+    pub incarnation: Uuid,
+    /// Random: pauses, and the numbers of new generations of the data, derive from it.
+    pub entropy: u128,
+    /// The settings of a new generation.
+    pub options: Options,
 }
 
 /// See the module.
 pub struct Core<D: Disk> {
+    pub(super) home: Home<D>,
     pub(super) store: Store<D>,
     pub(super) copy: Copy,
     pub(super) directory: Directory,
+    pub(super) agreement: Agreement,
+    pub(super) lead: Lead,
+    pub(super) follow: Follow<D>,
     router: Router,
-    me: NodeId,
-    /// A witness has none.
-    my_shard: Option<ShardId>,
+    pub(super) me: NodeId,
+    pub(super) my_shard: Option<ShardId>,
+    /// The nodes of each shard: its copies, in the table's order.
+    pub(super) copies: Vec<Vec<NodeId>>,
     /// The moment, as last told by [`Core::at`].
+    pub(super) now_ns: u64,
     pub(super) now_ms: u64,
     pub(super) answer_ms: u64,
     pub(super) wait_ms: u64,
     pub(super) disk_ms: u64,
+    pub(super) reads: Reads,
     max_key_bytes: usize,
     max_value_bytes: usize,
-    /// The data link to each node, where it is up.
+    pub(super) max_inflight_bytes: usize,
+    pub(super) options: Options,
+    entropy: u128,
+    drawn: u64,
+    /// The data link to each node, and the control link, where they are up.
     pub(super) links: Vec<Option<LinkId>>,
+    pub(super) controls: Vec<Option<LinkId>>,
     /// Links whose other end stops, and that are kept for the answers that are still due.
     pub(super) leaving: Vec<LinkId>,
     pub(super) lanes: FnvHashMap<LaneKey, Lane>,
@@ -92,94 +130,129 @@ pub struct Core<D: Disk> {
     pub(super) next_generation: u32,
     pub(super) spare_keys: Vec<Vec<u8>>,
     pub(super) waiters: VecDeque<Waiter>,
-    cold: HashMap<OpId, LaneKey>,
-    commit_lanes: Vec<LaneKey>,
-    raising: Option<PersistId>,
+    /// Those that also wait for a round of confirmations.
+    pub(super) readers: VecDeque<Waiter>,
+    pub(super) cold: HashMap<OpId, LaneKey>,
+    pub(super) commit_lanes: Vec<LaneKey>,
+    pub(super) confirm_lanes: Vec<LaneKey>,
     pub(super) held_bytes: u64,
     pub(super) sync_seen: (u64, u64),
     pub(super) disk_slow: bool,
+    /// Since when it is told to stop.
+    pub(super) stopping_since_ns: Option<u64>,
+    pub(super) ticked_ns: u64,
+    /// The node has more to do than the core knows of.
+    pub(super) is_busy: bool,
+    /// The other copies can do without it.
+    pub(super) is_released: bool,
+    /// Shards that have another primary, and until when the one before may answer.
+    pub(super) superseded: Vec<(ShardId, u64)>,
+    /// A primary's answer to an operator: why it does not hand over.
+    pub(super) not_handed: Option<(NodeId, String)>,
     pub(super) counters: Counters,
 }
 
 impl<D: Disk> Core<D> {
-    /// A core over a recovered store. A primary serves once its new epoch is persisted, which this starts.
+    /// A core over a recovered home and store.
     ///
     /// # Errors
-    /// The store could not start to persist.
-    pub fn new(cluster: &Cluster, me: NodeId, store: Store<D>) -> Result<Self, Fatal> {
+    /// What is persisted does not fit the table: a sentence.
+    pub fn new(cluster: &Cluster, me: NodeId, home: Home<D>, store: Store<D>, start: Start) -> Result<Self, String> {
         let settings = cluster.settings();
         let node = cluster.node(me);
-        let copy = Copy::recovered(node.role, store.small_state().epoch, store.end());
-        let mut core = Self {
+        let member = Member { node: me, store: store.small_state().store };
+        let copies: Vec<Vec<NodeId>> = cluster.shards().iter().map(|shard| shard.nodes.clone()).collect();
+        let others = node.shard.map_or(Vec::new(), |shard| {
+            copies[shard.0 as usize].iter().copied().filter(|other| *other != me).collect()
+        });
+        let (failover_ms, disk_ms) = (settings.replication.failover_ms, settings.deadlines.disk_ms);
+        let grace_before_ms = home.state().largest_grace_ms;
+        let epoch = store.small_state().epoch;
+        let mut copy = Copy::new(member, others, epoch, (failover_ms, disk_ms), grace_before_ms, start.now.boot_ns);
+        copy.set_health(store.health().is_some(), store.small_state().whole);
+        let agreement = Agreement::new(cluster, me, &home, member.store, &start)?;
+        Ok(Self {
+            home,
             store,
             copy,
             directory: Directory::new(cluster),
+            agreement,
+            lead: Lead::default(),
+            follow: Follow::default(),
             router: Router::new(cluster),
             me,
             my_shard: node.shard,
-            now_ms: 0,
+            copies,
+            now_ns: start.now.boot_ns,
+            now_ms: start.now.ms(),
             answer_ms: settings.deadlines.answer_ms,
             wait_ms: settings.deadlines.wait_ms,
-            disk_ms: settings.deadlines.disk_ms,
+            disk_ms,
+            reads: settings.replication.reads,
             max_key_bytes: settings.limits.max_key_bytes,
             max_value_bytes: settings.limits.max_value_bytes,
+            max_inflight_bytes: settings.limits.max_inflight_bytes,
+            options: start.options,
+            entropy: start.entropy,
+            drawn: 0,
             links: vec![None; cluster.nodes().len()],
+            controls: vec![None; cluster.nodes().len()],
             leaving: Vec::new(),
             lanes: FnvHashMap::default(),
             sent: Slab::new(),
             next_generation: 0,
             spare_keys: Vec::new(),
             waiters: VecDeque::new(),
+            readers: VecDeque::new(),
             cold: HashMap::new(),
             commit_lanes: Vec::new(),
-            raising: None,
+            confirm_lanes: Vec::new(),
             held_bytes: 0,
-            sync_seen: (0, 0),
+            sync_seen: (0, start.now.ms()),
             disk_slow: false,
+            stopping_since_ns: None,
+            ticked_ns: start.now.boot_ns,
+            is_busy: false,
+            is_released: false,
+            superseded: Vec::new(),
+            not_handed: None,
             counters: Counters::default(),
-        };
-        core.start()?;
-        Ok(core)
+        })
     }
 
-    fn start(&mut self) -> Result<(), Fatal> {
-        if self.store.health().is_some() {
-            self.copy.damaged();
-            return Ok(());
-        }
-        // What was recovered is durable, and this copy alone decides what is committed.
-        self.store.commit(self.copy.committed());
-        let (epoch, begins) = (self.copy.epoch(), self.store.end().next());
-        if epoch != self.store.small_state().epoch {
-            self.raising = Some(self.store.persist(|state| {
-                state.epoch = epoch;
-                // An epoch in which nothing was written leaves no trace in the lineage.
-                state.lineage.retain(|(_, from)| *from < begins);
-                state.lineage.push((epoch, begins));
-            })?);
-        }
-        Ok(())
+    /// A number that nobody else draws.
+    pub(super) fn random(&mut self) -> u128 {
+        use siphasher::sip128::{Hasher128, SipHasher13};
+        use std::hash::Hasher;
+        let mut hasher = SipHasher13::new_with_keys((self.entropy >> 64) as u64, self.entropy as u64);
+        hasher.write_u64(self.drawn);
+        self.drawn += 1;
+        hasher.finish128().as_u128()
     }
 
-    /// Tells the moment: what follows happens then.
+    /// Tells the moment: what follows happens then. To be told after what it judges was read from the sockets.
     pub fn at(&mut self, now: Now) {
         self.now_ms = now.ms();
+        self.now_ns = now.boot_ns;
+        self.copy.at(now.boot_ns);
     }
 
     /// Takes a request. It is answered through the sink: at once, or when it is due.
     pub fn submit(&mut self, ticket: Ticket, stream: Stream, op: &Op<'_>, sink: &mut impl Sink) {
         let deadline_ms = self.now_ms + self.answer_ms;
         let lane = (stream, self.router.shard_of(op.key));
-        self.take(Asked { ticket, lane, deadline_ms, wait_until_ms: self.now_ms + self.wait_ms }, op, sink);
+        let wait_until_ms = self.now_ms + self.wait_ms;
+        self.take(Asked { ticket, lane, deadline_ms, wait_until_ms, is_confirmed: false }, op, sink);
     }
 
     /// Takes a request that another node forwarded.
-    pub fn on_forward(&mut self, link: LinkId, forward: &Forward<'_>, sink: &mut impl Sink) {
+    pub(super) fn on_forward(&mut self, link: LinkId, forward: &Forward<'_>, sink: &mut impl Sink) {
         self.counters.forwarded_here += 1;
         let ticket = Ticket::Link(link, forward.id);
         let shard = self.router.shard_of(forward.op.key);
-        if !self.leads(shard) {
-            return sink.not_primary(link, forward.id, &forward.op);
+        let is_for_any_copy = forward.op.stale && self.my_shard == Some(shard) && self.copy.may_answer_stale();
+        if !self.leads(shard) && !is_for_any_copy {
+            return send_back(link, forward.id, &forward.op, sink);
         }
         if forward.op.key.len() > self.max_key_bytes {
             return sink.answer(ticket, &Outcome::Failed(Failure::KeyTooLong));
@@ -190,11 +263,12 @@ impl<D: Disk> Core<D> {
         // The sender's clock started first: what cannot be done in nine tenths of what it has left comes too late.
         let deadline_ms = self.now_ms + u64::from(forward.ms_left) * 9 / 10;
         let lane = (Stream::Link(link, forward.stream), shard);
-        self.take(Asked { ticket, lane, deadline_ms, wait_until_ms: deadline_ms }, &forward.op, sink);
+        let asked = Asked { ticket, lane, deadline_ms, wait_until_ms: deadline_ms, is_confirmed: false };
+        self.take(asked, &forward.op, sink);
     }
 
     fn take(&mut self, asked: Asked, op: &Op<'_>, sink: &mut impl Sink) {
-        let target = self.target(asked.lane.1, sink);
+        let target = self.target(asked.lane, op.stale, sink);
         match (self.lanes.get(&asked.lane), target) {
             (Some(lane), Some(target)) if !lane.is_open(target) => _ = self.park(asked, op),
             (Some(lane), None) if !lane.queue.is_empty() => _ = self.park(asked, op),
@@ -206,22 +280,39 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// Whether this node's copy leads the shard.
+    /// Whether requests on this shard are this node's: its copy leads, or it is the last that did and is damaged.
     fn leads(&self, shard: ShardId) -> bool {
-        self.my_shard == Some(shard) && self.directory.primary(shard) == self.me && self.copy.is_primary()
+        let is_last = || self.copy.is_damaged() && self.directory.primary(shard) == self.me;
+        self.my_shard == Some(shard) && (self.copy.leads() || is_last())
     }
 
-    /// Where a request on this shard is executed; `None` while that cannot be reached.
-    fn target(&self, shard: ShardId, sink: &mut impl Sink) -> Option<Target> {
+    /// Where a request is executed; `None` while that cannot be reached.
+    fn target(&self, lane: LaneKey, is_stale: bool, sink: &mut impl Sink) -> Option<Target> {
+        let shard = lane.1;
+        if is_stale && self.my_shard == Some(shard) && self.copy.may_answer_stale() {
+            return Some(Target::Local);
+        }
         if self.leads(shard) {
-            return (self.copy.serves() != Err(NotServing::Starting)).then_some(Target::Local);
+            return (self.copy.serves(self.store.committed()) != Err(NotServing::Starting)).then_some(Target::Local);
+        }
+        // What was forwarded once goes no further.
+        if matches!(lane.0, Stream::Link(..)) {
+            return None;
         }
         let primary = self.directory.primary(shard);
-        let link = self.links[primary.0 as usize];
-        if link.is_none() && primary != self.me {
-            sink.want(primary);
+        if let Some(link) = self.links[primary.0 as usize] {
+            return Some(Target::Link(link));
         }
-        link.map(Target::Link)
+        if primary != self.me {
+            sink.want(primary, Class::Data);
+        }
+        if !is_stale {
+            return None;
+        }
+        // A stale read is answered by any copy.
+        let others = || self.copies[shard.0 as usize].iter().filter(|node| **node != self.me);
+        others().for_each(|node| sink.want(*node, Class::Data));
+        others().find_map(|node| self.links[node.0 as usize]).map(Target::Link)
     }
 
     /// Keeps a request behind those of its lane.
@@ -258,8 +349,8 @@ impl<D: Disk> Core<D> {
         match target {
             Target::Link(link) => self.send(asked, op, link, sink),
             Target::Local => {
-                let last_write = self.lanes.get(&asked.lane).map_or(crate::id::Lsn::ZERO, |lane| lane.last_write);
-                match self.execute(asked.ticket, last_write, op, arrived, sink) {
+                let last_write = self.lanes.get(&asked.lane).map_or(Lsn::ZERO, |lane| lane.last_write);
+                match self.execute(&asked, last_write, op, arrived, sink) {
                     Executed::Answered => {}
                     Executed::Pending { barrier, outcome, is_write } => {
                         let lane = self.lanes.entry(asked.lane).or_default();
@@ -268,12 +359,17 @@ impl<D: Disk> Core<D> {
                         if is_write {
                             lane.last_write = barrier.committed;
                         }
-                        self.waiters.push_back(Waiter { barrier, asked, outcome, is_write });
+                        let queue = if barrier.round > 0 { &mut self.readers } else { &mut self.waiters };
+                        queue.push_back(Waiter { barrier, asked, outcome, is_write });
                     }
                     Executed::Cold(read) => {
                         self.counters.cold_reads += 1;
                         self.cold.insert(read, asked.lane);
                         self.park_first(asked, op, Wait::Disk(read));
+                    }
+                    Executed::Unconfirmed(round) => {
+                        self.confirm_lanes.push(asked.lane);
+                        self.park_first(asked, op, Wait::Confirm(round));
                     }
                     Executed::BehindWrite(lsn) => {
                         self.commit_lanes.push(asked.lane);
@@ -303,10 +399,11 @@ impl<D: Disk> Core<D> {
                 self.lanes.remove(&key);
                 return;
             }
-            if lane.queue.is_empty() || matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_)) {
+            let Some(first) = lane.queue.front() else { return };
+            if matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_) | Wait::Confirm(_)) {
                 return;
             }
-            let target = self.target(key.1, sink);
+            let target = self.target(key, first.op().stale, sink);
             let lane = self.lanes.get_mut(&key).expect("it was there");
             match target {
                 None => {
@@ -339,73 +436,119 @@ impl<D: Disk> Core<D> {
         });
     }
 
-    /// A beacon of another node.
-    pub fn on_status(&mut self, node: NodeId, status: Status, sink: &mut impl Sink) {
-        if self.directory.hear(node, status, self.now_ms) {
-            self.retry_primaries(sink);
-        }
-    }
-
-    /// The control link to a node broke.
-    pub fn on_lost(&mut self, node: NodeId) {
-        self.directory.lose(node);
-    }
-
     pub(super) fn retry_primaries(&mut self, sink: &mut impl Sink) {
-        let waiting: Vec<LaneKey> =
+        let mut waiting: Vec<LaneKey> =
             self.lanes.iter().filter(|(_, lane)| lane.wait == Wait::Primary).map(|(key, _)| *key).collect();
+        waiting.sort_unstable();
         for key in waiting {
             self.drain(key, sink);
         }
     }
 
-    /// Ends the turn's part of the store: one write for all records of the turn; then what the disk has completed, and
-    /// the answers that have become due by it. Returns whether there is more to do at once.
+    /// This copy does not lead any more: all that waits for it is settled now. What has an lsn is unknown; the rest was
+    /// surely not applied, and goes to the next primary where it still can.
+    pub(super) fn settle(&mut self, sink: &mut impl Sink) {
+        let waiters: Vec<Waiter> = self.waiters.drain(..).chain(self.readers.drain(..)).collect();
+        self.cold.clear();
+        self.commit_lanes.clear();
+        self.confirm_lanes.clear();
+        for lane in self.lanes.values_mut() {
+            lane.last_write = Lsn::ZERO;
+            if matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_) | Wait::Confirm(_)) {
+                lane.wait = Wait::Primary;
+            }
+        }
+        let is_ours = |key: &LaneKey, shard| matches!(key.0, Stream::Link(..)) && Some(key.1) == shard;
+        let mut forwarded: Vec<LaneKey> =
+            self.lanes.keys().filter(|key| is_ours(key, self.my_shard)).copied().collect();
+        forwarded.sort_unstable();
+        for key in forwarded {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            let parked: Vec<Parked> = lane.queue.drain(..).collect();
+            for parked in parked {
+                self.held_bytes -= parked.held_bytes();
+                if let Ticket::Link(link, id) = parked.asked.ticket {
+                    send_back(link, id, &parked.op(), sink);
+                }
+            }
+        }
+        for waiter in waiters {
+            let failure = if waiter.is_write { Failure::Unknown } else { Failure::NoPrimary };
+            sink.answer(waiter.asked.ticket, &Outcome::Failed(failure));
+            self.ended(waiter.asked.lane, sink);
+        }
+        self.lanes.retain(|_, lane| !lane.is_idle());
+        self.retry_primaries(sink);
+    }
+
+    /// Ends the turn's part of the store: one write for all records of the turn, which go to the other copies as well;
+    /// then what the disk has completed, what the copies have said, and the answers that have become due by it. Returns
+    /// whether there is more to do at once.
     ///
     /// # Errors
     /// A write or a sync failed: the process must stop.
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<bool, Fatal> {
         self.note_syncs();
         self.store.write_turn()?;
+        self.fan_out(sink);
         let end = self.store.end();
         while let Some(event) = self.store.poll()? {
             match event {
-                Event::Durable(upto) => {
-                    let committed = self.copy.durable(upto);
-                    self.store.commit(committed);
-                }
+                // What follows is asked of the store itself, below.
+                Event::Durable(_) => {}
+                Event::LogRead(_) => self.lead.has_read = true,
                 Event::Read(arrived) => self.on_read(&arrived, sink),
-                Event::Persisted(id) => {
-                    if self.raising == Some(id) {
-                        self.raising = None;
-                        self.copy.persisted();
-                        self.retry_primaries(sink);
-                    }
-                }
-                Event::Corrupt => self.copy.damaged(),
+                Event::Persisted(id) => self.on_persisted(id, sink)?,
+                Event::Corrupt => self.on_damage(sink),
             }
         }
+        self.flush_fresh(sink)?;
+        self.flush_agreement(sink)?;
+        let more = self.catch_up(sink);
+        self.advance(sink)?;
+        self.acknowledge(sink);
         self.release(sink);
-        Ok(self.store.end() != end)
+        self.go_on_handing_over(sink);
+        Ok(more || self.store.end() != end)
     }
 
     /// Answers what has met its barrier.
-    fn release(&mut self, sink: &mut impl Sink) {
-        while let Some(waiter) = self.waiters.front()
-            && self.copy.meets(&waiter.barrier)
-        {
-            let waiter = self.waiters.pop_front().expect("it has a first");
-            sink.answer(waiter.asked.ticket, &waiter.outcome);
-            self.ended(waiter.asked.lane, sink);
+    pub(super) fn release(&mut self, sink: &mut impl Sink) {
+        let applied = self.store.committed();
+        for of_readers in [false, true] {
+            loop {
+                let queue = if of_readers { &mut self.readers } else { &mut self.waiters };
+                if !queue.front().is_some_and(|waiter| self.copy.meets(&waiter.barrier, applied)) {
+                    break;
+                }
+                let Some(waiter) = queue.pop_front() else { break };
+                sink.answer(waiter.asked.ticket, &waiter.outcome);
+                self.ended(waiter.asked.lane, sink);
+            }
         }
         for key in std::mem::take(&mut self.commit_lanes) {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             match lane.wait {
-                Wait::Commit(lsn) if lsn <= self.copy.committed() => {
+                Wait::Commit(lsn) if lsn <= applied => {
                     lane.wait = Wait::Turn;
                     self.drain(key, sink);
                 }
                 Wait::Commit(_) => self.commit_lanes.push(key),
+                _ => {}
+            }
+        }
+        let confirmed = self.copy.leading().map_or(0, |leading| leading.followers.confirmed_round());
+        for key in std::mem::take(&mut self.confirm_lanes) {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            match lane.wait {
+                Wait::Confirm(round) if round <= confirmed => {
+                    lane.wait = Wait::Turn;
+                    if let Some(parked) = lane.queue.front_mut() {
+                        parked.asked.is_confirmed = true;
+                    }
+                    self.drain(key, sink);
+                }
+                Wait::Confirm(_) => self.confirm_lanes.push(key),
                 _ => {}
             }
         }
@@ -433,6 +576,24 @@ impl<D: Disk> Core<D> {
         self.lanes.is_empty()
     }
 
+    /// Tells whether clients or other nodes may still ask for something: until they do not, the last of a shard's copies
+    /// to stop lets no other go.
+    pub fn set_busy(&mut self, is_busy: bool) {
+        self.is_busy = is_busy;
+    }
+
+    /// Whether the other copies of the shard can do without this node, which is told to stop.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
+        self.is_released
+    }
+
+    /// Whether another node has a copy of this node's shard.
+    #[must_use]
+    pub fn is_copy_of_my_shard(&self, node: NodeId) -> bool {
+        self.my_shard.is_some_and(|shard| self.copies[shard.0 as usize].contains(&node))
+    }
+
     /// Bytes of requests that are kept.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
@@ -442,20 +603,100 @@ impl<D: Disk> Core<D> {
     /// What this node tells of itself.
     #[must_use]
     pub fn status(&self) -> Status {
+        let state = self.state();
+        let configuration = self.copy.configuration();
+        let bit = |node: NodeId| {
+            let copies = self.my_shard.map(|shard| &self.copies[shard.0 as usize]);
+            copies.and_then(|copies| copies.iter().position(|copy| *copy == node)).map_or(0, |at| 1 << at.min(63))
+        };
         Status {
-            ready: self.copy.serves().is_ok() && !self.disk_slow,
-            is_primary: self.copy.is_primary() && self.copy.serves() != Err(NotServing::Damaged),
+            ready: matches!(state, CopyState::Serving | CopyState::InSync | CopyState::Witness) && !self.disk_slow,
+            is_primary: self.copy.leading().is_some_and(|leading| leading.is_persisted),
             epoch: self.copy.epoch(),
             end: self.store.end(),
-            committed: self.copy.committed(),
-            ..Status::default()
+            committed: self.store.committed(),
+            state,
+            version: configuration.map_or(0, |c| c.version),
+            in_sync: configuration.map_or(0, |c| c.in_sync.iter().map(|member| bit(member.node)).sum()),
         }
+    }
+
+    /// What its copy is doing.
+    #[must_use]
+    pub fn state(&self) -> CopyState {
+        match self.my_shard {
+            None => CopyState::Witness,
+            Some(_) if self.agreement.registers.formation().is_none() => CopyState::Forming,
+            Some(_) => self.copy.state(self.store.committed(), self.follow.fresh.is_some()),
+        }
+    }
+
+    /// Why a copy in this state does not serve its role: a sentence.
+    #[must_use]
+    pub fn why_not(&self, state: CopyState) -> String {
+        let standing = match self.agreement.registers.standing() {
+            Standing::Forming { waits_for } => {
+                return format!("the cluster is not formed yet: it waits for nodes {}", list(&waits_for));
+            }
+            Standing::Mute { waits_for } => {
+                format!(" (as a voter it lost its memory, and waits for {})", list(&waits_for))
+            }
+            Standing::Voter | Standing::NoVoter => String::new(),
+        };
+        let text = match state {
+            CopyState::Settling => "this copy is about to lead: it settles the log with the other copies",
+            CopyState::CatchingUp => "this copy is catching up with the primary",
+            CopyState::Syncing => "this copy gets all data anew from the primary",
+            CopyState::Waiting => "this copy waits for a primary",
+            _ => state.as_str(),
+        };
+        format!("{text}{standing}")
     }
 
     /// This node's copy.
     #[must_use]
     pub fn copy(&self) -> &Copy {
         &self.copy
+    }
+
+    /// Which generation of the data counts.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.home.state().generation
+    }
+
+    /// The registers on this node.
+    #[must_use]
+    pub fn registers(&self) -> &Registers {
+        &self.agreement.registers
+    }
+
+    /// Whether a read would be answered now on the strength of leases alone.
+    #[must_use]
+    pub fn may_read_now(&self) -> bool {
+        self.copy.serves(self.store.committed()).is_ok() && self.has_read_right()
+    }
+
+    /// How many records this copy lacks of what its primary last said to have.
+    #[must_use]
+    pub fn lag_records(&self) -> u64 {
+        let primary = self.my_shard.map(|shard| self.directory.primary(shard)).filter(|node| *node != self.me);
+        let heard = primary.and_then(|node| self.directory.heard(node, self.now_ms));
+        heard.map_or(0, |(heard, _)| heard.status.end.0.saturating_sub(self.store.end().0))
+    }
+
+    /// Of a full sync under way: the last record that has come, and the one that it is done with.
+    #[must_use]
+    pub fn full_sync(&self) -> Option<(Lsn, Lsn)> {
+        self.follow.fresh.as_ref().map(|fresh| (fresh.store.end(), fresh.goal))
+    }
+
+    /// Whether this node's shard has a primary that serves, as far as this node can see.
+    pub(super) fn has_primary(&self) -> bool {
+        let Some(shard) = self.my_shard else { return true };
+        let heard = self.directory.heard(self.directory.primary(shard), self.now_ms);
+        self.copy.serves(self.store.committed()).is_ok()
+            || heard.is_some_and(|(heard, is_up)| is_up && heard.status.is_primary && heard.status.ready)
     }
 
     /// What is known of the others.
@@ -475,10 +716,13 @@ impl<D: Disk> Core<D> {
         &mut self.store
     }
 
-    /// The store, to close it.
-    #[must_use]
-    pub fn into_store(self) -> Store<D> {
-        self.store
+    /// Ends it in order: what is staged is written and synced. *Blocking.*
+    ///
+    /// # Errors
+    /// A write or sync failed.
+    pub fn close(self) -> Result<(), Fatal> {
+        self.store.close()?;
+        self.home.close()
     }
 
     /// What was counted.
@@ -492,4 +736,13 @@ impl<D: Disk> Core<D> {
     pub fn router(&self) -> &Router {
         &self.router
     }
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A forwarded request that is not for this node goes back as it came.
+fn send_back(link: LinkId, id: u64, op: &Op<'_>, sink: &mut impl Sink) {
+    sink.send(link, &Message::NotPrimary { id, op: *op });
 }

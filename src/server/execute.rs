@@ -2,6 +2,7 @@
 //! Never: where the request came from, sockets, HTTP.
 
 use super::core::{Core, Sink};
+use super::lane::Asked;
 use crate::id::{Lsn, Ticket};
 use crate::node::Barrier;
 use crate::node::copy::NotServing;
@@ -25,6 +26,8 @@ pub enum Executed {
     },
     /// A record must be read from the disk first: nothing has happened yet.
     Cold(OpId),
+    /// A read for which the other copies must confirm first, in this round, that this one leads.
+    Unconfirmed(u64),
     /// A read behind a write of its own stream, which must be committed first.
     BehindWrite(Lsn),
     /// The log takes no more for the moment: the disk is behind. Nothing has happened yet.
@@ -35,56 +38,66 @@ impl<D: Disk> Core<D> {
     /// Executes a request on this node's copy. `last_write`: the last record that its stream wrote.
     pub(super) fn execute(
         &mut self,
-        ticket: Ticket,
+        asked: &Asked,
         last_write: Lsn,
         op: &Op<'_>,
         arrived: Option<&Arrived>,
         sink: &mut impl Sink,
     ) -> Executed {
-        let outcome = match self.copy.serves() {
+        if op.stale {
+            return self.look_up(asked.ticket, op, arrived, sink);
+        }
+        let outcome = match self.copy.serves(self.store.committed()) {
             Err(NotServing::Damaged) => Outcome::Failed(Failure::Corrupt),
             Err(NotServing::Starting) => Outcome::Failed(Failure::NoPrimary),
-            Ok(()) if op.verb == Verb::Get => return self.read(ticket, last_write, op, arrived, sink),
+            Ok(()) if op.verb == Verb::Get => return self.read(asked, last_write, op, arrived, sink),
             Ok(()) => match self.write(op, arrived) {
                 Ok(executed) => match executed {
                     // It rests on committed records only: nothing to wait for.
-                    Executed::Pending { barrier, outcome, .. } if self.copy.meets(&barrier) => outcome,
+                    Executed::Pending { barrier, outcome, .. } if self.copy.meets(&barrier, self.store.committed()) => {
+                        outcome
+                    }
                     executed => return executed,
                 },
                 Err(failure) => Outcome::Failed(failure),
             },
         };
-        sink.answer(ticket, &outcome);
+        sink.answer(asked.ticket, &outcome);
         Executed::Answered
     }
 
     /// Answers from the committed state: a write under way is concurrent with the read, unless it is its own stream's.
+    /// That no other copy leads is known by leases, or by a round of confirmations that began after the request came.
     fn read(
         &mut self,
-        ticket: Ticket,
+        asked: &Asked,
         last_write: Lsn,
         op: &Op<'_>,
         arrived: Option<&Arrived>,
         sink: &mut impl Sink,
     ) -> Executed {
-        if last_write > self.copy.committed() {
+        if last_write > self.store.committed() {
             return Executed::BehindWrite(last_write);
         }
+        if !asked.is_confirmed && !self.has_read_right() {
+            return Executed::Unconfirmed(self.ask_round());
+        }
+        self.look_up(asked.ticket, op, arrived, sink)
+    }
+
+    fn look_up(&mut self, ticket: Ticket, op: &Op<'_>, arrived: Option<&Arrived>, sink: &mut impl Sink) -> Executed {
+        let behind_ms = op.stale.then(|| self.copy.behind_ms());
         let outcome = match self.store.get(op.key, arrived) {
             Lookup::Absent if op.condition.holds(None) => Outcome::NotFound,
             Lookup::Absent => Outcome::PreconditionFailed(None),
-            Lookup::Found { lsn, value } if op.condition.holds(Some(lsn)) => {
-                Outcome::Found { lsn, value, stale: op.stale }
-            }
+            Lookup::Found { lsn, value } if op.condition.holds(Some(lsn)) => Outcome::Found { lsn, value, behind_ms },
             Lookup::Found { lsn, .. } => match op.condition {
                 Condition::IsNot(_) | Condition::Absent => Outcome::NotModified(lsn),
                 _ => Outcome::PreconditionFailed(Some(lsn)),
             },
             Lookup::Cold(read) => return Executed::Cold(read),
-            Lookup::Corrupt => {
-                self.copy.damaged();
-                Outcome::Failed(Failure::Corrupt)
-            }
+            // The store tells its damage with its next events.
+            Lookup::Corrupt => Outcome::Failed(Failure::Corrupt),
         };
         sink.answer(ticket, &outcome);
         Executed::Answered
@@ -99,18 +112,16 @@ impl<D: Disk> Core<D> {
             Probe::Absent { rests_on, prior } => (None, rests_on, prior),
             Probe::Present { lsn, prior } => (Some(lsn), lsn, prior),
             Probe::Cold(read) => return Ok(Executed::Cold(read)),
-            Probe::Corrupt => {
-                self.copy.damaged();
-                return Err(Failure::Corrupt);
-            }
+            // The store tells its damage with its next events.
+            Probe::Corrupt => return Err(Failure::Corrupt),
         };
         let pending = |barrier, outcome, is_write| Ok(Executed::Pending { barrier, outcome, is_write });
         if !op.condition.holds(present) {
-            return pending(self.copy.barrier(rests_on), Outcome::PreconditionFailed(present), false);
+            return pending(self.read_barrier(rests_on), Outcome::PreconditionFailed(present), false);
         }
         let kind = match (op.verb, present) {
             (Verb::Update | Verb::Delete, None) => {
-                return pending(self.copy.barrier(rests_on), Outcome::NotFound, false);
+                return pending(self.read_barrier(rests_on), Outcome::NotFound, false);
             }
             (Verb::Delete, Some(_)) => Kind::Delete,
             _ => Kind::Set,
@@ -128,5 +139,11 @@ impl<D: Disk> Core<D> {
             (_, Some(_)) => Outcome::Replaced(lsn),
         };
         pending(self.copy.barrier(lsn), outcome, true)
+    }
+
+    /// Of an answer that appended nothing: it is a read.
+    fn read_barrier(&mut self, rests_on: Lsn) -> Barrier {
+        let round = if self.has_read_right() { 0 } else { self.ask_round() };
+        Barrier { round, ..self.copy.barrier(rests_on) }
     }
 }

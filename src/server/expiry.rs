@@ -5,18 +5,34 @@ use std::collections::VecDeque;
 
 use super::core::{Core, Sink, Waiter};
 use super::lane::{LaneKey, Wait};
+use crate::node::lease::MS;
 use crate::op::{Failure, Outcome, Verb};
 use crate::store::disk::Disk;
 
-/// How often [`Core::tick`] is called while something waits.
-pub const TICK_MS: u64 = 25;
+/// How often the deadlines of requests are looked at while one waits.
+const TICK_MS: u64 = 25;
 
 impl<D: Disk> Core<D> {
-    /// What time alone brings: requests that have waited too long, and a disk that does not answer. To be called every
-    /// [`TICK_MS`] while [`Core::is_waiting`].
+    /// What time alone brings: roles that end or begin, requests that have waited too long, a disk that does not answer.
+    /// To be called at [`Core::next_tick_ms`], after the sockets were drained.
+    ///
+    /// # Errors
+    /// A write or sync failed.
     pub fn tick(&mut self, sink: &mut impl Sink) {
         let now_ms = self.now_ms;
+        if !self.has_primary() {
+            self.counters.without_primary_ns += self.now_ns - self.ticked_ns;
+        }
+        self.ticked_ns = self.now_ns;
         self.judge_disk();
+        let link = self.copy.following().and_then(|following| following.link);
+        self.copy.tick(self.stopping_since_ns.is_some());
+        self.leave_primary(link, sink);
+        self.lead_on(sink);
+        self.follow_on(sink);
+        self.stop_on(sink);
+        self.settle_forwards(sink);
+        self.retry_primaries(sink);
         let late: Vec<usize> =
             self.sent.iter().filter(|(_, sent)| sent.asked.deadline_ms <= now_ms).map(|(slot, _)| slot).collect();
         for slot in late {
@@ -32,14 +48,17 @@ impl<D: Disk> Core<D> {
     }
 
     fn expire_waiters(&mut self, now_ms: u64, sink: &mut impl Sink) {
-        let waiters = std::mem::take(&mut self.waiters).into_iter();
-        let (late, kept): (VecDeque<Waiter>, _) = waiters.partition(|waiter| waiter.asked.deadline_ms <= now_ms);
-        self.waiters = kept;
-        for waiter in late {
-            // A write that has an lsn may yet be committed; what only rested on another's was surely not applied.
-            let failure = if waiter.is_write { Failure::Unknown } else { Failure::DiskSlow };
-            sink.answer(waiter.asked.ticket, &Outcome::Failed(failure));
-            self.ended(waiter.asked.lane, sink);
+        for of_readers in [false, true] {
+            let queue = if of_readers { &mut self.readers } else { &mut self.waiters };
+            let waiters = std::mem::take(queue).into_iter();
+            let (late, kept): (VecDeque<Waiter>, _) = waiters.partition(|waiter| waiter.asked.deadline_ms <= now_ms);
+            *queue = kept;
+            for waiter in late {
+                // A write that has an lsn may yet be committed; what only rested on another's was surely not applied.
+                let failure = if waiter.is_write { Failure::Unknown } else { Failure::DiskSlow };
+                sink.answer(waiter.asked.ticket, &Outcome::Failed(failure));
+                self.ended(waiter.asked.lane, sink);
+            }
         }
     }
 
@@ -63,7 +82,7 @@ impl<D: Disk> Core<D> {
                     lane.wait = if wait == Wait::Primary { wait } else { Wait::Turn };
                 }
                 let failure = match wait {
-                    Wait::Primary | Wait::Turn => Failure::NoPrimary,
+                    Wait::Primary | Wait::Turn | Wait::Confirm(_) => Failure::NoPrimary,
                     Wait::Disk(_) | Wait::Commit(_) => Failure::DiskSlow,
                 };
                 sink.answer(asked.ticket, &Outcome::Failed(failure));
@@ -97,10 +116,14 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// Whether anything waits that [`Core::tick`] could end.
+    /// When [`Core::tick`] is to be called next, in milliseconds.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
+    pub fn next_tick_ms(&self) -> u64 {
         let syncs = self.store.syncs();
-        !self.lanes.is_empty() || syncs.started != syncs.completed || self.disk_slow
+        let waits = !self.lanes.is_empty() || syncs.started != syncs.completed || self.disk_slow;
+        let requests = if waits { self.now_ms + TICK_MS } else { u64::MAX };
+        let registers = self.agreement.next_ms().unwrap_or(u64::MAX);
+        let role = self.copy.next_ns() / MS + 1;
+        requests.min(registers).min(if self.my_shard.is_some() { role } else { u64::MAX })
     }
 }

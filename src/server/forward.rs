@@ -4,11 +4,13 @@
 
 use super::core::{Core, Sink};
 use super::lane::{Asked, Stream, Target};
-use crate::id::{LinkId, NodeId};
+use crate::id::{LinkId, NodeId, ShardId};
 use crate::op::{Condition, Failure, Op, Outcome, Verb};
 use crate::store::disk::Disk;
 use crate::wire::{self, Forward, Message};
 
+/// A link whose output holds more than this part of what may be in flight takes no further request.
+const LINK_SHARE: usize = 4;
 /// Buffers for keys of reads that are kept for reuse.
 const SPARE_KEYS: usize = 1024;
 
@@ -22,7 +24,7 @@ pub(super) struct Sent {
     place: u64,
     pub verb: Verb,
     condition: Condition,
-    stale: bool,
+    is_stale: bool,
     /// Of a read, which may be asked again.
     key: Vec<u8>,
 }
@@ -38,7 +40,8 @@ impl<D: Disk> Core<D> {
         let entry = self.sent.vacant_entry();
         let id = u64::from(self.next_generation) << 32 | entry.key() as u64;
         let forward = Forward { id, stream, ms_left: u32::try_from(left_ms).unwrap_or(u32::MAX), op: *op };
-        let Some(place) = sink.forward(link, &forward) else {
+        let is_full = sink.queued_bytes(link) > self.max_inflight_bytes / LINK_SHARE;
+        let Some(place) = (!is_full).then(|| sink.send(link, &Message::Forward(forward))).flatten() else {
             return sink.answer(asked.ticket, &Outcome::Failed(Failure::Overloaded));
         };
         let mut key = self.spare_keys.pop().unwrap_or_default();
@@ -52,7 +55,7 @@ impl<D: Disk> Core<D> {
             place,
             verb: op.verb,
             condition: op.condition,
-            stale: op.stale,
+            is_stale: op.stale,
             key,
         });
         self.counters.forwards += 1;
@@ -62,7 +65,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// Another node's answer to a forward.
-    pub fn on_answer(&mut self, link: LinkId, id: u64, outcome: &Outcome<'_>, sink: &mut impl Sink) {
+    pub(super) fn on_answer(&mut self, link: LinkId, id: u64, outcome: &Outcome<'_>, sink: &mut impl Sink) {
         let Some(sent) = self.take_sent(link, id) else { return };
         self.counters.forwards_answered += 1;
         sink.answer(sent.asked.ticket, outcome);
@@ -73,10 +76,13 @@ impl<D: Disk> Core<D> {
 
     /// The other end of a link that this node dialled is about to stop: nothing more is sent there, and the link is
     /// closed once every answer has come. So an orderly stop leaves no request unknown.
-    pub fn on_leaving(&mut self, link: LinkId, sink: &mut impl Sink) {
-        for known in self.links.iter_mut().filter(|known| **known == Some(link)) {
-            *known = None;
+    pub(super) fn on_leaving(&mut self, link: LinkId, sink: &mut impl Sink) {
+        let Some(node) = self.links.iter().position(|known| *known == Some(link)) else { return };
+        // The log goes on by it as long as the copy is there to take it.
+        if self.copy.leads() && self.is_copy_of_my_shard(NodeId(node as u32)) {
+            return;
         }
+        self.links[node] = None;
         self.leaving.push(link);
         self.finish_left(link, sink);
     }
@@ -89,7 +95,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// The receiver of a forward was not the primary: the request waits for one to be known.
-    pub fn on_not_primary(&mut self, link: LinkId, id: u64, op: &Op<'_>, sink: &mut impl Sink) {
+    pub(super) fn on_not_primary(&mut self, link: LinkId, id: u64, op: &Op<'_>, sink: &mut impl Sink) {
         let Some(sent) = self.take_sent(link, id) else { return };
         self.counters.forwards_misled += 1;
         let lane = self.lanes.get_mut(&sent.asked.lane).expect("a lane exists while a request of it is under way");
@@ -112,16 +118,42 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// A data link that this node dialled is up.
-    pub fn on_link_up(&mut self, node: NodeId, link: LinkId, sink: &mut impl Sink) {
-        self.links[node.0 as usize] = Some(link);
-        self.retry_primaries(sink);
+    /// Another node leads a shard: what was sent to the one before, and is not answered, is settled. A read is asked
+    /// again; a write is unknown.
+    pub(super) fn forget_sent(&mut self, shard: ShardId, sink: &mut impl Sink) {
+        let now = self.links[self.directory.primary(shard).0 as usize];
+        let of_old = |sent: &Sent| sent.asked.lane.1 == shard && Some(sent.link) != now && !sent.is_stale;
+        let old: Vec<usize> = self.sent.iter().filter(|(_, sent)| of_old(sent)).map(|(slot, _)| slot).collect();
+        for slot in old {
+            let sent = self.sent.remove(slot);
+            self.counters.forwards_lost += 1;
+            let (lane, link) = (sent.asked.lane, sent.link);
+            if sent.verb == Verb::Get {
+                let again =
+                    Op { verb: Verb::Get, key: &sent.key, value: &[], condition: sent.condition, stale: sent.is_stale };
+                let lane = self.lanes.get_mut(&lane).expect("a lane exists while a request of it is under way");
+                lane.running -= 1;
+                self.park_again(sent.asked, &again);
+                self.recycle(sent.key);
+            } else {
+                sink.answer(sent.asked.ticket, &Outcome::Failed(Failure::Unknown));
+                self.ended(lane, sink);
+            }
+            self.finish_left(link, sink);
+        }
     }
 
     /// A data link that this node dialled is gone. `written`: how many bytes of its stream the kernel took; `unsent`:
     /// those behind. What was not begun to be sent waits for the next link; a write that was is unknown; a read is asked
     /// again.
-    pub fn on_link_down(&mut self, node: NodeId, link: LinkId, written: u64, unsent: &[u8], sink: &mut impl Sink) {
+    pub(super) fn on_link_down(
+        &mut self,
+        node: NodeId,
+        link: LinkId,
+        written: u64,
+        unsent: &[u8],
+        sink: &mut impl Sink,
+    ) {
         if self.links[node.0 as usize] == Some(link) {
             self.links[node.0 as usize] = None;
         }
@@ -135,7 +167,8 @@ impl<D: Disk> Core<D> {
             let lane = self.lanes.get_mut(&sent.asked.lane).expect("a lane exists while a request of it is under way");
             lane.running -= 1;
             lanes.push(sent.asked.lane);
-            let op = Op { verb: Verb::Get, key: &sent.key, value: &[], condition: sent.condition, stale: sent.stale };
+            let op =
+                Op { verb: Verb::Get, key: &sent.key, value: &[], condition: sent.condition, stale: sent.is_stale };
             if place >= written {
                 let op = unsent_op(unsent, place - written).expect("a frame that was queued whole");
                 self.park_again(sent.asked, &op);

@@ -35,6 +35,8 @@ pub struct Asked {
     pub deadline_ms: u64,
     /// Until then it may wait for a primary.
     pub wait_until_ms: u64,
+    /// The other copies have confirmed, since it was asked, that this one leads.
+    pub is_confirmed: bool,
 }
 
 /// A request that owns its bytes.
@@ -91,6 +93,8 @@ pub enum Wait {
     Disk(OpId),
     /// For a record to be committed: a write of its own stream, or what fills the log's buffers.
     Commit(Lsn),
+    /// For the other copies to confirm that this one leads: this round of asking them.
+    Confirm(u64),
 }
 
 /// See [`LaneKey`]. It exists only while something in it is unanswered.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::api::PEER_PATH;
 use super::conn::{Link, Role, Stage};
+use super::core::Sink;
 use super::lane::Stream;
 use super::turn::Server;
 use crate::config;
@@ -220,59 +221,41 @@ impl Server {
     }
 
     fn on_message(&mut self, id: ConnId, stage: Stage, message: &Message<'_>) -> Then {
-        let link = LinkId(id);
         match (stage, message) {
-            (Stage::Up, Message::Forward(forward)) => {
-                let is_full = self.inflight_bytes() >= self.cluster.settings().limits.max_inflight_bytes as u64;
-                let (core, mut out) = self.core_and_sink();
-                if is_full {
-                    out.send(link, &Message::Answer { id: forward.id, outcome: Outcome::Failed(Failure::Overloaded) });
-                } else {
-                    core.on_forward(link, forward, &mut out);
-                }
-            }
-            (Stage::Up, Message::Answer { id, outcome }) => {
-                let (core, mut out) = self.core_and_sink();
-                core.on_answer(link, *id, outcome, &mut out);
-            }
-            (Stage::Up, Message::NotPrimary { id, op }) => {
-                let (core, mut out) = self.core_and_sink();
-                core.on_not_primary(link, *id, op, &mut out);
-            }
-            (Stage::Up, Message::Leaving) => {
-                let (core, mut out) = self.core_and_sink();
-                core.on_leaving(link, &mut out);
-            }
-            (Stage::Up, Message::Ping(status)) => {
-                let mine = self.core.status();
-                self.hear(id, *status);
-                let (_, mut out) = self.core_and_sink();
-                out.send(link, &Message::Pong(mine));
-            }
-            (Stage::Up, Message::Pong(status)) => self.hear(id, *status),
             (Stage::Listening, Message::Hello(hello)) => return self.on_hello(id, hello),
             (Stage::Greeting, Message::Welcome(hello)) => return self.on_welcome(id, hello),
-            (Stage::Greeting, Message::Refuse { reason, table }) => {
+            (Stage::Greeting | Stage::Refused, Message::Refuse { reason, table }) => {
                 self.on_refused(id, reason, table);
                 return Then::Close;
             }
-            (Stage::Refused, Message::Refuse { reason, table }) => {
-                self.on_refused(id, reason, table);
-                return Then::Close;
-            }
-            _ => {
+            (Stage::Up, Message::Hello(_) | Message::Welcome(_) | Message::Refuse { .. }) | (_, _)
+                if stage != Stage::Up =>
+            {
                 log::warn!("a link is closed: a message came out of turn ({stage:?})");
                 return Then::Close;
+            }
+            (Stage::Up, Message::Forward(forward)) if self.is_full() => {
+                let (_, mut out) = self.core_and_sink();
+                let outcome = Outcome::Failed(Failure::Overloaded);
+                out.send(LinkId(id), &Message::Answer { id: forward.id, outcome });
+            }
+            _ => {
+                let Some(Conn { state: Role::Link(Link { node, .. }), .. }) = self.reactor.get(id) else {
+                    return Then::Close;
+                };
+                let node = *node;
+                let (core, mut out) = self.core_and_sink();
+                if let Err(fatal) = core.on_message(LinkId(id), node, message, &mut out) {
+                    self.fatal.get_or_insert(fatal);
+                    return Then::Close;
+                }
             }
         }
         Then::Next
     }
 
-    fn hear(&mut self, id: ConnId, status: wire::Status) {
-        let Some(Conn { state: Role::Link(Link { node, .. }), .. }) = self.reactor.get(id) else { return };
-        let node = *node;
-        let (core, mut out) = self.core_and_sink();
-        core.on_status(node, status, &mut out);
+    fn is_full(&self) -> bool {
+        self.inflight_bytes() >= self.cluster.settings().limits.max_inflight_bytes as u64
     }
 
     /// The accepting side: who dials?
@@ -308,11 +291,10 @@ impl Server {
         self.forget_refusal(node);
         let address = self.identity.address.clone();
         let welcome = self.hello(node, hello.class, &address);
-        let status = self.core.status();
-        let (_, mut out) = self.core_and_sink();
+        let (core, mut out) = self.core_and_sink();
         out.send(LinkId(id), &Message::Welcome(welcome));
         // Whoever has just come up learns at once how we are.
-        out.send(LinkId(id), &Message::Pong(status));
+        core.on_accepted(LinkId(id), &mut out);
         if self.draining_until_ms.is_some() {
             self.say_goodbye();
         }
@@ -338,12 +320,8 @@ impl Server {
         let (node, class) = (link.node, link.class);
         self.peers.up(node, class, id);
         self.forget_refusal(node);
-        let status = self.core.status();
         let (core, mut out) = self.core_and_sink();
-        out.send(LinkId(id), &Message::Ping(status));
-        if class == Class::Data {
-            core.on_link_up(node, LinkId(id), &mut out);
-        }
+        core.on_dialled(node, class, LinkId(id), &mut out);
         Then::Next
     }
 
@@ -427,18 +405,15 @@ impl Server {
                 let refused = matches!(link.stage, Stage::Greeting | Stage::Upgrading | Stage::Refused)
                     && self.identity.refusals.contains_key(&link.node);
                 self.peers.down(link.node, link.class, refused, now_ms);
-                if link.class == Class::Data {
-                    let (node, written) = (link.node, conn.written_bytes);
-                    let (core, mut out) = self.core_and_sink();
-                    core.on_link_down(node, LinkId(id), written, conn.unsent(), &mut out);
-                } else if link.stage == Stage::Up {
-                    self.core.on_lost(link.node);
-                }
+                let (node, class, written) = (link.node, link.class, conn.written_bytes);
+                let (core, mut out) = self.core_and_sink();
+                core.on_dialled_down(node, class, LinkId(id), (written, conn.unsent()), &mut out);
             }
             Role::Link(link) => {
                 self.peers.lost(link.node, link.class, id);
                 let ours = LinkId(id);
                 self.core.on_source_gone(|stream| matches!(stream, Stream::Link(link, _) if link == ours));
+                self.core.on_accepted_down(ours);
             }
         }
     }

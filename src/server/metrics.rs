@@ -18,13 +18,17 @@ pub enum CallKind {
     Readyz,
     Metrics,
     Guide,
+    Handover,
+    Takeover,
     /// Refused before it was known, or unknown.
     Other,
 }
 
 impl CallKind {
-    const NAMES: [&str; 11] =
-        ["get", "set", "update", "delete", "where", "cluster", "livez", "readyz", "metrics", "guide", "other"];
+    const NAMES: [&str; 13] = [
+        "get", "set", "update", "delete", "where", "cluster", "livez", "readyz", "metrics", "guide", "handover",
+        "takeover", "other",
+    ];
 }
 
 /// The statuses that are counted by themselves; any other is counted as the last.

@@ -2,6 +2,7 @@
 //! Never: the command line.
 
 mod admin;
+mod agreement;
 pub mod api;
 pub mod browser;
 mod client;
@@ -10,10 +11,14 @@ pub mod core;
 pub mod error;
 mod execute;
 mod expiry;
+mod follow;
 mod forward;
 pub mod lane;
+mod lead;
 mod link;
+mod messages;
 pub mod metrics;
+mod operate;
 pub mod pipeline;
 mod process;
 pub mod render;
@@ -31,8 +36,7 @@ use crate::id::{NodeId, Uuid};
 use crate::reactor::Reactor;
 use crate::store::dir::DataDir;
 use crate::store::files::RealDisk;
-use crate::store::state::SmallState;
-use crate::store::{Options, Store};
+use crate::store::{Home, Options, SmallState, Store};
 
 /// Descriptors that are not for clients: segments of the log, standard streams, the poll.
 const OWN_DESCRIPTORS: u64 = 512;
@@ -70,20 +74,22 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     let ServeOptions { cluster, node, listen, data_dir } = options;
     let address = cluster.node(node).address;
     let mut signals = turn::stop_signals().map_err(|e| ServeError(format!("signals cannot be handled: {e}")))?;
-    let directory = DataDir::open(&data_dir, address).map_err(|e| ServeError(e.to_string()))?;
+    let directory = DataDir::open(&data_dir).map_err(|e| ServeError(e.to_string()))?;
     let reactor = Reactor::new(listen).map_err(|e| ServeError(format!("{listen} cannot be listened on: {e}")))?;
     reactor.register_own(&mut signals).map_err(|e| ServeError(format!("signals cannot be handled: {e}")))?;
     let max_connections = descriptors(&cluster);
-    let store = open_store(&cluster, address, directory, &reactor)?;
+    let (home, store, options) = open_home(&cluster, address, directory, &reactor)?;
+    let incarnation = random()?;
     let identity = link::Identity {
         fingerprint: cluster.fingerprint(),
         table: cluster.canonical(),
         store: store.small_state().store,
-        incarnation: random()? as u64,
+        incarnation: incarnation as u64,
         address: address.to_string(),
         refusals: std::collections::HashMap::new(),
     };
-    let core = core::Core::new(&cluster, node, store).map_err(|e| ServeError(e.to_string()))?;
+    let start = core::Start { now: turn::now(), incarnation: Uuid(incarnation), entropy: random()?, options };
+    let core = core::Core::new(&cluster, node, home, store, start).map_err(ServeError)?;
     match cluster.node(node).shard {
         Some(shard) => log::info!(
             "{address} is the {} of shard {} ({}), listening on {listen}",
@@ -96,12 +102,12 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     turn::Server::new(turn::Parts { cluster, me: node, reactor, core, signals, max_connections, identity }).run()
 }
 
-fn open_store(
+fn open_home(
     cluster: &Cluster,
     address: SocketAddr,
     directory: DataDir,
     reactor: &Reactor<conn::Role>,
-) -> Result<Store<RealDisk>, ServeError> {
+) -> Result<(Home<RealDisk>, Store<RealDisk>, Options), ServeError> {
     let waker = reactor.waker().map_err(|e| ServeError(format!("the event loop cannot be woken: {e}")))?;
     let wake = move || {
         if let Err(e) = waker.wake() {
@@ -117,10 +123,10 @@ fn open_store(
         entropy: random()? as u64,
         ..Options::default()
     };
-    let fresh = [random()?, random()?, random()?];
+    let fresh = [random()?, random()?];
     let began_ns = turn::boot_ns();
-    let (store, recovery) =
-        Store::open(disk, options, || SmallState::new(address, Uuid(fresh[0]), Uuid(fresh[1]), fresh[2]))
+    let (home, store, recovery) =
+        Home::open(disk, options.clone(), address, || SmallState::new(Uuid(fresh[0]), fresh[1], false))
             .map_err(|e| ServeError(format!("{path}: {e}")))?;
     log::info!(
         "{path}: {} keys in {} segments, {} records made durable anew, {} torn bytes cut, in {} ms",
@@ -136,7 +142,7 @@ fn open_store(
              and dkv log cut {path}, with the node stopped, drops what is damaged"
         );
     }
-    Ok(store)
+    Ok((home, store, options))
 }
 
 /// Raises the limit on descriptors as far as it goes, and says how many connections fit below it.

@@ -44,8 +44,8 @@ impl About {
 /// Appends the answer to one of the four calls.
 pub fn outcome(out: &mut Vec<u8>, about: About, verb: Verb, outcome: &Outcome<'_>, date: &DateText) {
     match *outcome {
-        Outcome::Found { lsn, value, stale } => {
-            found_head(out, about, lsn, value.len(), stale, date);
+        Outcome::Found { lsn, value, behind_ms } => {
+            found_head(out, about, lsn, value.len(), behind_ms, date);
             if !about.head_only {
                 out.extend_from_slice(value);
             }
@@ -65,9 +65,9 @@ pub fn outcome(out: &mut Vec<u8>, about: About, verb: Verb, outcome: &Outcome<'_
 
 /// Appends the head of a value of `len` bytes. The value must follow, unless `about.head_only`: so that it can be
 /// read from the log straight into `out`.
-pub fn found_head(out: &mut Vec<u8>, about: About, lsn: Lsn, len: usize, stale: bool, date: &DateText) {
+pub fn found_head(out: &mut Vec<u8>, about: About, lsn: Lsn, len: usize, behind_ms: Option<u64>, date: &DateText) {
     let head = plain(about, 200, ContentType::Bytes, len);
-    ResponseHead { etag: Some(lsn.0), stale, ..head }.write(out, date);
+    ResponseHead { etag: Some(lsn.0), behind_ms, ..head }.write(out, date);
 }
 
 /// Appends a whole response with this body.

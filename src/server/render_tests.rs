@@ -37,10 +37,10 @@ fn check(response: &str, status: &str, headers: &[&str], body: &str) {
 
 #[test]
 fn outcomes_as_text() {
-    let found = Outcome::Found { lsn: Lsn(7), value: b"v\n", stale: false };
+    let found = Outcome::Found { lsn: Lsn(7), value: b"v\n", behind_ms: None };
     check(&render(PLAIN, Verb::Get, found), "200 OK", &["ETag: \"7\""], "v\n");
-    let stale = Outcome::Found { lsn: Lsn(7), value: b"", stale: true };
-    check(&render(PLAIN, Verb::Get, stale), "200 OK", &["ETag: \"7\"", "Consistency: stale"], "");
+    let stale = Outcome::Found { lsn: Lsn(7), value: b"", behind_ms: Some(7) };
+    check(&render(PLAIN, Verb::Get, stale), "200 OK", &["ETag: \"7\"", "Consistency: stale", "Behind-Ms: 7"], "");
     check(&render(PLAIN, Verb::Set, Outcome::Created(Lsn(8))), "201 Created", &["ETag: \"8\""], "OK\n");
     check(&render(PLAIN, Verb::Set, Outcome::Replaced(Lsn(9))), "200 OK", &["ETag: \"9\""], "OK\n");
     check(&render(PLAIN, Verb::Delete, Outcome::Deleted), "200 OK", &[], "OK\n");
@@ -118,7 +118,7 @@ fn refusals_as_text() {
 fn head_says_all_that_get_says_but_the_body() {
     for json in [false, true] {
         for (verb, what) in [
-            (Verb::Get, Outcome::Found { lsn: Lsn(7), value: b"value", stale: true }),
+            (Verb::Get, Outcome::Found { lsn: Lsn(7), value: b"value", behind_ms: Some(0) }),
             (Verb::Get, Outcome::NotFound),
             (Verb::Get, Outcome::PreconditionFailed(Some(Lsn(12)))),
             (Verb::Get, Outcome::Failed(Failure::NoPrimary)),

@@ -8,13 +8,10 @@ use super::metrics::Metrics;
 use super::render;
 use crate::http::response::{CONTINUE, DateText, Persistence};
 use crate::id::{ConnId, LinkId, NodeId, Ticket};
-use crate::op::{Failure, Op, Outcome};
+use crate::op::{Failure, Outcome};
 use crate::peers::Peers;
 use crate::reactor::{Closing, Reactor};
-use crate::wire::{self, Class, Forward, Message};
-
-/// A link whose output holds more than this part of what may be in flight takes no further request.
-const LINK_SHARE: usize = 4;
+use crate::wire::{self, Class, Message};
 
 /// The core's [`Sink`] over real connections.
 pub(super) struct Out<'a> {
@@ -44,28 +41,25 @@ impl Sink for Out<'_> {
                     render::outcome(out, due.about, due.verb, outcome, date);
                 });
             }
-            Ticket::Link(link, id) => self.send(link, &Message::Answer { id, outcome: *outcome }),
+            Ticket::Link(link, id) => _ = self.send(link, &Message::Answer { id, outcome: *outcome }),
         }
     }
 
-    fn not_primary(&mut self, link: LinkId, id: u64, op: &Op<'_>) {
-        self.send(link, &Message::NotPrimary { id, op: *op });
-    }
-
-    fn forward(&mut self, link: LinkId, forward: &Forward<'_>) -> Option<u64> {
+    fn send(&mut self, link: LinkId, message: &Message<'_>) -> Option<u64> {
         let place = self.reactor.get(link.0)?.queued_bytes();
         let (out, _) = self.reactor.output(link.0)?;
-        if out.len() > self.max_inflight_bytes / LINK_SHARE {
-            return None;
-        }
         let queued = out.len();
-        wire::encode(&Message::Forward(*forward), out);
+        wire::encode(message, out);
         self.ledger.queued_bytes += (out.len() - queued) as u64;
         Some(place)
     }
 
-    fn want(&mut self, node: NodeId) {
-        self.peers.want(node, Class::Data);
+    fn queued_bytes(&mut self, link: LinkId) -> usize {
+        self.reactor.get(link.0).map_or(0, |conn| conn.output_bytes())
+    }
+
+    fn want(&mut self, node: NodeId, class: Class) {
+        self.peers.want(node, class);
     }
 
     fn finish(&mut self, link: LinkId) {
@@ -74,15 +68,6 @@ impl Sink for Out<'_> {
 }
 
 impl Out<'_> {
-    /// Queues a message on a link, if it is still there.
-    pub fn send(&mut self, link: LinkId, message: &Message<'_>) {
-        if let Some((out, _)) = self.reactor.output(link.0) {
-            let queued = out.len();
-            wire::encode(message, out);
-            self.ledger.queued_bytes += (out.len() - queued) as u64;
-        }
-    }
-
     /// Bytes that there is room for.
     fn room(&self) -> u64 {
         let held = self.reactor.held_bytes() + self.core_held_bytes + self.ledger.bytes();

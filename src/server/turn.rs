@@ -15,7 +15,6 @@ use super::ServeError;
 use super::browser::AllowedHosts;
 use super::conn::{Client, Ledger, Role, Stage};
 use super::core::Core;
-use super::expiry::TICK_MS;
 use super::metrics::{Metrics, TurnPhase};
 use super::sink::Out;
 use crate::config::Cluster;
@@ -73,6 +72,12 @@ pub struct Server {
     /// The store's damage was said, here or at the start.
     damage_is_told: bool,
     has_more: bool,
+    /// A write or a sync failed while a message was taken.
+    pub(super) fatal: Option<crate::store::Fatal>,
+    /// What operators asked for and is not answered.
+    pub(super) operations: Vec<super::operate::Operation>,
+    /// Those who forward requests here were told that this node stops.
+    said_goodbye: bool,
     sync_since_ns: Option<(u64, u64)>,
 }
 
@@ -102,7 +107,7 @@ impl Server {
         for node in cluster.node_ids().filter(|node| *node != me) {
             peers.want(node, Class::Control);
         }
-        let now = Now { boot_ns: boot_ns(), wall_ms: wall_ms() };
+        let now = now();
         core.at(now);
         let written = core.store().end();
         let damage_is_told = core.store().health().is_some();
@@ -133,6 +138,9 @@ impl Server {
             has_background: true,
             damage_is_told,
             has_more: true,
+            fatal: None,
+            operations: Vec::new(),
+            said_goodbye: false,
             sync_since_ns: None,
             cluster,
             me,
@@ -146,7 +154,7 @@ impl Server {
             self.turn(&mut ready)?;
         }
         log::info!("stopping: the log gets its last mark");
-        self.core.into_store().close().map_err(|e| ServeError(e.to_string()))
+        self.core.close().map_err(|e| ServeError(e.to_string()))
     }
 
     /// One turn.
@@ -185,6 +193,9 @@ impl Server {
         self.tell_time();
         let begin = self.phase(TurnPhase::Timers, begin);
 
+        if let Some(failed) = self.fatal.take() {
+            return Err(fatal(failed));
+        }
         let (core, mut out) = self.core_and_sink();
         self.has_more = core.flush(&mut out).map_err(fatal)?;
         self.watch_log();
@@ -243,8 +254,9 @@ impl Server {
         if !self.reactor.is_empty() || self.draining_until_ms.is_some() {
             next = next.min(self.next_sweep_ms);
         }
-        if self.core.is_waiting() {
-            next = next.min(self.next_tick_ms);
+        next = next.min(self.next_tick_ms).min(self.core.next_tick_ms());
+        if !self.operations.is_empty() {
+            next = next.min(self.now.ms() + super::operate::LOOK_MS);
         }
         // A stopping node dials nobody.
         if let Some(peers) = self.peers.next_ms().filter(|_| self.draining_until_ms.is_none()) {
@@ -275,10 +287,22 @@ impl Server {
 
     fn timers(&mut self) {
         let now_ms = self.now.ms();
-        if now_ms >= self.next_tick_ms {
-            self.next_tick_ms = now_ms + TICK_MS;
+        if self.draining_until_ms.is_some() {
+            let is_busy = self.is_busy();
+            self.core.set_busy(is_busy);
+        }
+        if now_ms >= self.next_tick_ms.min(self.core.next_tick_ms()) {
             let (core, mut out) = self.core_and_sink();
             core.tick(&mut out);
+            self.next_tick_ms = self.core.next_tick_ms();
+        }
+        self.answer_operators();
+        if self.draining_until_ms.is_some()
+            && !self.said_goodbye
+            && (!self.core.copy().leads() || self.core.leaves_no_successor())
+        {
+            self.said_goodbye = true;
+            self.say_goodbye();
         }
         self.dial_what_is_due();
         if now_ms >= self.next_beacon_ms {
@@ -299,6 +323,7 @@ impl Server {
             self.last_write_ms = self.now.ms();
             self.log_is_idle = false;
         }
+        self.damage_is_told &= self.core.store().health().is_some();
         if !self.damage_is_told
             && let Some(damage) = self.core.store().health()
         {
@@ -373,7 +398,8 @@ impl Server {
             self.draining_until_ms = Some(self.now.ms() + self.cluster.settings().deadlines.drain_ms);
             self.reactor.stop_listening();
             self.next_sweep_ms = 0;
-            self.say_goodbye();
+            let (core, mut out) = self.core_and_sink();
+            core.stop(&mut out);
         }
     }
 
@@ -384,14 +410,20 @@ impl Server {
             log::warn!("not everything under way could be finished within deadlines.drain_ms");
             return true;
         }
-        let busy = self.reactor.iter_mut().any(|conn| match &conn.state {
+        !self.is_busy() && self.core.is_idle() && self.core.is_released()
+    }
+
+    /// Whether something is on its way to somebody, or may come from somebody.
+    fn is_busy(&mut self) -> bool {
+        self.reactor.iter_mut().any(|conn| match &conn.state {
             Role::Client(client) => {
                 !client.pipeline.is_empty() || client.decoder.phase() != Phase::Idle || conn.output_bytes() > 0
             }
             // Who forwards requests here was told, and closes the link when it has its answers.
-            Role::Link(link) => conn.output_bytes() > 0 || link.brings_requests(),
-        });
-        !busy && self.core.is_idle()
+            Role::Link(link) => {
+                conn.output_bytes() > 0 || (link.brings_requests() && !self.core.is_copy_of_my_shard(link.node))
+            }
+        })
     }
 
     fn reap(&mut self) {
@@ -458,6 +490,11 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
             }
         }
     }
+}
+
+/// The moment.
+pub(super) fn now() -> Now {
+    Now { boot_ns: boot_ns(), wall_ms: wall_ms() }
 }
 
 /// Nanoseconds of the clock that also counts while the machine sleeps.

@@ -1,9 +1,10 @@
-//! Owns: the log's end: giving records their lsn and place, and writing a turn's records with one write.
+//! Owns: the log's end: giving records their lsn and place, taking in those of another node, and writing a turn's
+//! records with one write.
 //! Never: conditions on keys, when a record is committed.
 
 use super::disk::{Disk, FileId};
 use super::hint::HintBuilder;
-use super::index::Position;
+use super::index::{KeyHash, POSITION_END, Position};
 use super::overlay::{Indexed, Prior};
 use super::record::{self, Kind, MARK_BYTES, Mark, Record};
 use super::segment::{DATA_AT, Head, Segment, Slot};
@@ -25,6 +26,52 @@ pub enum StageError {
     Busy,
     /// The store is damaged.
     Corrupt,
+}
+
+/// Why another node's records cannot be taken: nothing has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppendError {
+    /// As [`StageError::Full`].
+    Full,
+    /// As [`StageError::Busy`].
+    Busy,
+    /// The store is damaged.
+    Corrupt,
+    /// The bytes do not continue this log, for this reason: whoever sent them is at fault, or the way from there.
+    Bad(String),
+}
+
+impl From<StageError> for AppendError {
+    fn from(error: StageError) -> AppendError {
+        match error {
+            StageError::Full => AppendError::Full,
+            StageError::Busy => AppendError::Busy,
+            StageError::Corrupt => AppendError::Corrupt,
+        }
+    }
+}
+
+impl std::fmt::Display for AppendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AppendError::Full => write!(f, "the disk has no room for the records"),
+            AppendError::Busy => write!(f, "too much is staged and not committed"),
+            AppendError::Corrupt => write!(f, "the store is damaged"),
+            AppendError::Bad(reason) => write!(f, "the records do not continue the log: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for AppendError {}
+
+/// Records of another node that were found to continue the log.
+#[derive(Debug)]
+struct Batch {
+    last: Lsn,
+    epoch: Epoch,
+    /// Where the last record begins.
+    last_at: usize,
+    sets_any: bool,
 }
 
 /// The segment that is prepared to be written next.
@@ -95,6 +142,15 @@ impl Log {
         }
     }
 
+    /// The log's end was cut off: it goes on in `active`, behind `end`. Nothing is staged or under way.
+    pub fn restart(&mut self, active: Slot, hint: HintBuilder, end: Lsn, epoch: Epoch, committed: Lsn) {
+        assert!(self.parts.is_empty() && self.syncing.is_none() && self.next.is_none() && self.previous.is_none());
+        (self.active, self.hint, self.epoch) = (active, hint, epoch);
+        (self.end, self.written, self.durable) = (end, end, end);
+        (self.marked, self.is_written) = (Mark { last: end, synced: end, committed }, true);
+        self.buffer.clear();
+    }
+
     pub fn next_bytes(&self) -> u64 {
         self.next.as_ref().map_or(0, |next| next.reserved)
     }
@@ -126,17 +182,88 @@ impl<D: Disk> Store<D> {
         assert!(epoch >= self.log.epoch, "{epoch:?} after {:?}", self.log.epoch);
         self.admit(kind, record::encoded_bytes(key, value) as u64)?;
         let lsn = self.log.end.next();
-        let hash = self.hash(key);
-        let bytes = self.append(&Record { lsn, epoch, kind, expiry_ms, key, value });
-        let segment = self.segments.get_mut(self.log.active);
-        let position = Position { slot: self.log.active, at: segment.end };
-        segment.end += u64::from(bytes);
-        segment.last = lsn;
-        self.log.end = lsn;
-        self.log.epoch = epoch;
-        self.log.hint.push(hash, position.at, bytes, kind);
-        self.overlay.push(lsn, hash, key, Indexed { position, bytes, kind }, prior);
+        self.stage_admitted(&Record { lsn, epoch, kind, expiry_ms, key, value }, prior);
         Ok(lsn)
+    }
+
+    /// Stages a jump: that there is no record above [`Store::end`] up to `to`, which is the end then.
+    ///
+    /// # Errors
+    /// Where it cannot be taken now; nothing has happened then.
+    ///
+    /// # Panics
+    /// If `to` is not above the end, or the epoch is lower than the last record's.
+    pub fn jump(&mut self, epoch: Epoch, to: Lsn) -> Result<Lsn, StageError> {
+        assert!(epoch >= self.log.epoch, "{epoch:?} after {:?}", self.log.epoch);
+        assert!(to > self.log.end, "a jump to {to:?} from {:?}", self.log.end);
+        // Like a delete it is no burden that lasts.
+        self.admit(Kind::Delete, record::RECORD_HEADER as u64)?;
+        let jump = Record { lsn: to, epoch, kind: Kind::Jump, expiry_ms: 0, key: b"", value: b"" };
+        self.stage_admitted(&jump, Prior::None);
+        Ok(to)
+    }
+
+    fn stage_admitted(&mut self, record: &Record<'_>, prior: Prior) {
+        let start = self.begin_staging();
+        let bytes = record::encode(&mut self.log.buffer, record);
+        self.extend_part(start, record.lsn);
+        self.enter(record, self.hash(record.key), bytes as u32, Some(prior));
+    }
+
+    /// Stages records that another node has staged, byte for byte: several, in lsn order from the end on, all of them or
+    /// none. What they supersede is looked up when they are committed. Nothing is read.
+    ///
+    /// Together they go into one file of the log: more than `segment_bytes` / 16 at a time make it longer than it
+    /// should be. One record may be as long as it likes; of several, as many as [`Store::room_bytes`] says are taken.
+    ///
+    /// # Errors
+    /// Where they cannot be taken, or do not continue this log; nothing has happened then.
+    pub fn append(&mut self, records: &[u8]) -> Result<Lsn, AppendError> {
+        if self.health.is_some() {
+            return Err(AppendError::Corrupt);
+        }
+        let Some(batch) = self.judge(records)? else {
+            return Ok(self.log.end);
+        };
+        let kind = if batch.sets_any { Kind::Set } else { Kind::Delete };
+        self.admit(kind, records.len() as u64)?;
+        if self.segments.get(self.log.active).end + batch.last_at as u64 >= POSITION_END {
+            return Err(AppendError::Busy);
+        }
+        let start = self.begin_staging();
+        self.log.buffer.extend_from_slice(records);
+        self.extend_part(start, batch.last);
+        let mut rest = records;
+        while let Ok((record, taken)) = record::decode_again(rest) {
+            let hash = self.hash(record.key);
+            let pending = self.overlay.newest(hash, record.key);
+            self.enter(&record, hash, taken as u32, pending.map(|(older, _)| Prior::Pending(older)));
+            rest = &rest[taken..];
+        }
+        assert!(self.log.end == batch.last && self.log.epoch == batch.epoch, "{batch:?}, but {:?}", self.log.end);
+        Ok(batch.last)
+    }
+
+    /// Whether these bytes are sound records that continue the log. `None`: there are none.
+    fn judge(&self, records: &[u8]) -> Result<Option<Batch>, AppendError> {
+        let mut batch = Batch { last: self.log.end, epoch: self.log.epoch, last_at: 0, sets_any: false };
+        let mut at = 0;
+        while at < records.len() {
+            let bad = |reason| AppendError::Bad(format!("at byte {at} of {}: {reason}", records.len()));
+            let (record, taken) = record::decode(&records[at..]).map_err(|reason| bad(reason.to_string()))?;
+            let expected = batch.last.next();
+            let is_next = record.lsn == expected || (record.kind == Kind::Jump && record.lsn > expected);
+            if !is_next || record.epoch < batch.epoch {
+                return Err(bad(format!(
+                    "record {} of epoch {} stands where {} of epoch {} or later belongs",
+                    record.lsn.0, record.epoch.0, expected.0, batch.epoch.0
+                )));
+            }
+            let sets_any = batch.sets_any || record.kind == Kind::Set;
+            batch = Batch { last: record.lsn, epoch: record.epoch, last_at: at, sets_any };
+            at += taken;
+        }
+        Ok((at > 0).then_some(batch))
     }
 
     /// The records staged in this turn, as they stand in the log (without this node's marks): until the next turn
@@ -166,29 +293,41 @@ impl<D: Disk> Store<D> {
         self.make_room(kind, bytes)
     }
 
-    fn append(&mut self, record: &Record<'_>) -> u32 {
-        let segment = self.segments.get(self.log.active);
-        let log = &mut self.log;
-        if log.is_written {
-            log.buffer.clear();
-            log.is_written = false;
+    /// Where in the turn's buffer the next bytes will stand.
+    fn begin_staging(&mut self) -> usize {
+        if self.log.is_written {
+            self.log.buffer.clear();
+            self.log.is_written = false;
         }
-        let start = log.buffer.len();
-        let bytes = record::encode(&mut log.buffer, record);
-        match log.parts.last_mut() {
-            Some(part) if part.slot == log.active => {
-                part.bytes.end += bytes;
-                part.last = record.lsn;
-            }
-            _ => {
-                let bytes = start..start + bytes;
-                log.parts.push(Part { slot: log.active, at: segment.end, bytes, last: record.lsn });
-            }
-        }
-        bytes as u32
+        self.log.buffer.len()
     }
 
-    fn can_rotate(&self) -> bool {
+    /// The buffer's bytes from `start` on belong to the active segment.
+    fn extend_part(&mut self, start: usize, last: Lsn) {
+        let at = self.segments.get(self.log.active).end;
+        let log = &mut self.log;
+        let end = log.buffer.len();
+        match log.parts.last_mut() {
+            Some(part) if part.slot == log.active => (part.bytes.end, part.last) = (end, last),
+            _ => log.parts.push(Part { slot: log.active, at, bytes: start..end, last }),
+        }
+    }
+
+    /// A record has its place at the active segment's end: it is pending, if it is not a jump. `None`: what it supersedes is not known yet.
+    fn enter(&mut self, record: &Record<'_>, hash: KeyHash, bytes: u32, prior: Option<Prior>) {
+        let Record { lsn, epoch, kind, key, .. } = *record;
+        let segment = self.segments.get_mut(self.log.active);
+        let position = Position { slot: self.log.active, at: segment.end };
+        segment.end += u64::from(bytes);
+        segment.last = lsn;
+        (self.log.end, self.log.epoch) = (lsn, epoch);
+        if kind != Kind::Jump {
+            self.log.hint.push(hash, position.at, bytes, kind);
+            self.overlay.push(lsn, hash, key, Indexed { position, bytes, kind }, prior);
+        }
+    }
+
+    pub(super) fn can_rotate(&self) -> bool {
         let next_is_ready = self.log.next.as_ref().is_some_and(|next| next.syncs_to_go == 0);
         next_is_ready && self.log.previous.is_none()
     }
@@ -233,7 +372,9 @@ impl<D: Disk> Store<D> {
         }
         self.log.is_written = true;
         self.log.written = self.log.end;
+        self.look_for_room();
         self.space.next_turn();
+        self.advance_commit();
         self.advance_sync()?;
         self.prepare_next()?;
         self.persist_retry()?;

@@ -48,11 +48,31 @@ pub(super) struct Compactor {
     rest: u64,
     /// There was no room for an output in this turn.
     was_tried: bool,
+    /// No tombstone above this may be dropped.
+    hold: Option<Lsn>,
     pub installed: u64,
     pub copied_bytes: u64,
 }
 
 impl Compactor {
+    /// From the next compaction on.
+    pub fn hold(&mut self, above: Option<Lsn>) {
+        if self.hold != above {
+            // There may be more to do now.
+            (self.hold, self.rest) = (above, 0);
+        }
+    }
+
+    /// Whether the compaction under way drops a tombstone above this.
+    pub fn drops_above(&self, lsn: Lsn) -> bool {
+        self.work.as_ref().is_some_and(|work| work.droppable > lsn)
+    }
+
+    /// Somebody waits for the compaction under way.
+    pub fn hurry(&mut self) {
+        self.credit = self.credit.max(LONGEST_SLICE_BYTES);
+    }
+
     /// Bytes were appended.
     pub fn credit(&mut self, bytes: usize) {
         self.appended += bytes as u64;
@@ -137,15 +157,15 @@ struct Choice {
     droppable: Lsn,
 }
 
-/// Finds the run whose compaction frees most for what it copies, if that is worth it.
-fn choose(segments: &[&Segment], percent: u64, file_bytes: u64) -> Option<Choice> {
+/// Finds the run whose compaction frees most for what it copies, if that is worth it. Tombstones above `hold` stay.
+fn choose(segments: &[&Segment], percent: u64, file_bytes: u64, hold: Lsn) -> Option<Choice> {
     let weight: u64 = segments.iter().map(|s| s.weight()).sum();
     let live: u64 = segments.iter().map(|s| s.live_footprint()).sum();
     if weight.saturating_sub(live) * 100 <= percent * weight {
         return None;
     }
     let mut best: Option<(f64, Choice)> = None;
-    let mut clean = Lsn(u64::MAX);
+    let mut clean = hold;
     for (start, first) in segments.iter().enumerate() {
         let [mut kept, mut freed] = [0, 0];
         for (n, segment) in segments[start..].iter().take(LONGEST_RUN).enumerate() {
@@ -168,13 +188,13 @@ fn choose(segments: &[&Segment], percent: u64, file_bytes: u64) -> Option<Choice
     }
     match best {
         Some((_, choice)) => Some(choice),
-        None => sweep(segments, file_bytes),
+        None => sweep(segments, file_bytes, hold),
     }
 }
 
 /// Too much is dead, but it is tombstones that older segments keep from being dropped: the oldest of these goes.
-fn sweep(segments: &[&Segment], file_bytes: u64) -> Option<Choice> {
-    let newest_tombstone = segments.iter().rposition(|s| s.tombstone_records > 0)?;
+fn sweep(segments: &[&Segment], file_bytes: u64, hold: Lsn) -> Option<Choice> {
+    let newest_tombstone = segments.iter().rposition(|s| s.tombstone_records > 0 && s.first <= hold)?;
     let start = segments[..newest_tombstone].iter().position(|s| s.dead_records > 0)?;
     let mut kept = 0;
     let fits = segments[start..=newest_tombstone].iter().take(LONGEST_RUN).take_while(|s| {
@@ -182,20 +202,21 @@ fn sweep(segments: &[&Segment], file_bytes: u64) -> Option<Choice> {
         kept <= file_bytes
     });
     let run = start..start + fits.count().max(1);
-    let droppable = segments[..start].iter().map(|s| s.clean_upto()).min().unwrap_or(Lsn(u64::MAX));
+    let droppable = segments[..start].iter().map(|s| s.clean_upto()).min().map_or(hold, |clean| clean.min(hold));
     Some(Choice { run, droppable })
 }
 
 impl<D: Disk> Store<D> {
-    /// Goes on with compaction, if there is any to do, through at most about `budget_bytes` of old segments: for
-    /// turns with nothing else to do. `true`: there is more to do at once. `false`: nothing, or the disk is waited
+    /// Goes on with compaction, if there is any to do, through at most about `budget_bytes` of old segments, and with
+    /// what [`Store::commit`] left to do: for turns with nothing else to do. `true`: there is more to do at once. `false`: nothing, or the disk is waited
     /// for, which [`Store::poll`] learns of.
     ///
     /// # Errors
     /// Where a write or sync failed, now or before.
     pub fn background(&mut self, budget_bytes: u64) -> Result<bool, Fatal> {
         self.check()?;
-        self.compact(budget_bytes).map(|(_, more)| more).map_err(|fatal| self.fail(fatal))
+        let commits_more = self.advance_commit();
+        self.compact(budget_bytes).map(|(_, more)| more || commits_more).map_err(|fatal| self.fail(fatal))
     }
 
     /// The part of compaction that keeps up with what is appended.
@@ -253,7 +274,8 @@ impl<D: Disk> Store<D> {
         let sealed: Vec<&Segment> = order.iter().map(|slot| self.segments.get(*slot)).collect();
         let percent = u64::from(self.options.compact_dead_percent);
         let percent = if self.space.is_full { percent.min(FULL_DEAD_PERCENT) } else { percent };
-        let choice = choose(&sealed, percent, self.options.file_bytes());
+        let hold = self.compactor.hold.unwrap_or(Lsn(u64::MAX));
+        let choice = choose(&sealed, percent, self.options.file_bytes(), hold);
         // The next segment is not in the table yet.
         let has_room = self.segments.has_room_for(1 + usize::from(self.log.next.is_some()));
         let Some(Choice { run, droppable }) = choice.filter(|_| has_room) else {
@@ -381,6 +403,8 @@ impl<D: Disk> Store<D> {
         let (salt, end) = (self.segments.get(slot).head.salt, self.segments.get(slot).end);
         let output_at = self.segments.get(work.output).end;
         let mut taken = 0;
+        // What the frame before this needed says nothing any more.
+        work.need = 0;
         while taken < chunk.len() {
             let at = work.at + taken as u64;
             let (found, bytes) = match frame(&chunk[taken..], salt) {
@@ -394,7 +418,10 @@ impl<D: Disk> Store<D> {
                     return Ok(0);
                 }
             };
-            if let Frame::Record(record) = found {
+            // A jump needs no copy: a compacted segment's lsns may have gaps.
+            if let Frame::Record(record) = found
+                && record.kind != Kind::Jump
+            {
                 let (hash, old) = (self.hash(record.key), Position { slot, at });
                 let is_live = self.index.holds(hash, old);
                 if is_live && record.kind == Kind::Delete && record.lsn <= work.droppable {
@@ -520,7 +547,7 @@ mod tests {
 
     fn choice(segments: &[Segment]) -> Option<(Range<usize>, u64)> {
         let all: Vec<&Segment> = segments.iter().collect();
-        choose(&all, 40, FILE).map(|c| (c.run, c.droppable.0))
+        choose(&all, 40, FILE, Lsn(u64::MAX)).map(|c| (c.run, c.droppable.0))
     }
 
     #[test]

@@ -1,16 +1,14 @@
-//! Owns: the data directory: making it, its version, its lock, whose it is.
-//! Never: the log.
+//! Owns: the data directory: making it, its version, its lock.
+//! Never: what is in it.
 
-use super::state::{STATE_NAME, SmallState};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// The version of the directory's layout. A directory of a later one is refused.
-pub const DIRECTORY_VERSION: u32 = 1;
+/// The version of the directory's layout. A directory of another one is refused.
+pub const DIRECTORY_VERSION: u32 = 2;
 const VERSION_NAME: &str = "VERSION";
 const LOCK_NAME: &str = "LOCK";
 /// Files of the directory that are none of the disk's.
@@ -33,8 +31,8 @@ pub enum DirError {
     Held(PathBuf),
     /// A later version made it.
     Newer(PathBuf, String),
-    /// It is another node's.
-    OtherNode(PathBuf, SocketAddr),
+    /// An earlier version made it, whose layout this one does not know.
+    Older(PathBuf, String),
     /// It holds files, but not this program's.
     Foreign(PathBuf),
     /// There is nothing there.
@@ -52,15 +50,17 @@ impl std::fmt::Display for DirError {
             ),
             DirError::Newer(path, version) => write!(
                 f,
-                "the data directory {} was written by a newer version (`{version}`; this one reads up to `{}`): run \
-                 that version",
+                "the data directory {} was written by a newer version (`{version}`; this one reads `{}`): run that \
+                 version",
                 path.display(),
                 version_line()
             ),
-            DirError::OtherNode(path, owner) => write!(
+            DirError::Older(path, version) => write!(
                 f,
-                "the data directory {} belongs to the node {owner}: give this node another --data-dir",
-                path.display()
+                "the data directory {} was written by an earlier version (`{version}`; this one reads `{}`): run that \
+                 version, or give an empty directory and let the node be filled by a peer",
+                path.display(),
+                version_line()
             ),
             DirError::Foreign(path) => write!(
                 f,
@@ -84,15 +84,14 @@ impl DataDir {
     /// Opens a node's directory, making it if it is not there, and locks it.
     ///
     /// # Errors
-    /// Where it cannot be used, is held by another process, newer, another node's, or not a data directory.
-    pub fn open(path: &Path, identity: SocketAddr) -> Result<DataDir, DirError> {
+    /// Where it cannot be used, is held by another process, of another version, or not a data directory.
+    pub fn open(path: &Path) -> Result<DataDir, DirError> {
         std::fs::create_dir_all(path).map_err(|e| io_error(path, e))?;
         let lock = lock(path, FlockOperation::NonBlockingLockExclusive)?;
         match version(path)? {
             Some(line) => check_version(path, &line)?,
             None => write_version(path)?,
         }
-        check_owner(path, identity)?;
         Ok(DataDir { path: path.to_path_buf(), _lock: lock })
     }
 
@@ -166,7 +165,8 @@ fn is_new(path: &Path) -> io::Result<bool> {
 fn check_version(path: &Path, line: &str) -> Result<(), DirError> {
     let number = line.strip_prefix("dkv ").and_then(|digits| digits.parse::<u32>().ok());
     match number {
-        Some(number) if number <= DIRECTORY_VERSION => Ok(()),
+        Some(DIRECTORY_VERSION) => Ok(()),
+        Some(number) if number < DIRECTORY_VERSION => Err(DirError::Older(path.to_path_buf(), line.to_owned())),
         Some(_) => Err(DirError::Newer(path.to_path_buf(), line.to_owned())),
         None => Err(DirError::Foreign(path.to_path_buf())),
     }
@@ -198,64 +198,36 @@ fn sync_ancestors(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn check_owner(path: &Path, identity: SocketAddr) -> Result<(), DirError> {
-    let name = path.join(STATE_NAME);
-    let bytes = match std::fs::read(&name) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error(&name, error)),
-    };
-    match SmallState::decode(&bytes) {
-        Ok(state) if state.address != identity => Err(DirError::OtherNode(path.to_path_buf(), state.address)),
-        // What is wrong with a damaged one is said when the store opens.
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Uuid;
-
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
-    }
-
     #[test]
     fn it_is_made_and_held_and_given_back() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("a/b");
-        let held = DataDir::open(&path, address(1)).unwrap();
-        assert!(matches!(DataDir::open(&path, address(1)), Err(DirError::Held(_))));
+        let held = DataDir::open(&path).unwrap();
+        assert!(matches!(DataDir::open(&path), Err(DirError::Held(_))));
         assert!(matches!(DataDir::open_existing(&path, false), Err(DirError::Held(_))));
         drop(held);
         let one = DataDir::open_existing(&path, false).unwrap();
         let two = DataDir::open_existing(&path, false).unwrap();
         drop((one, two));
-        DataDir::open(&path, address(1)).unwrap();
+        DataDir::open(&path).unwrap();
     }
 
     #[test]
-    fn another_nodes_directory_is_refused() {
-        let tmp = tempfile::tempdir().unwrap();
-        drop(DataDir::open(tmp.path(), address(1)).unwrap());
-        let state = SmallState::new(address(1), Uuid(1), Uuid(2), 3);
-        std::fs::write(tmp.path().join(STATE_NAME), state.encode()).unwrap();
-        let refused = DataDir::open(tmp.path(), address(2)).unwrap_err();
-        assert!(refused.to_string().contains("belongs to the node 127.0.0.1:1"), "{refused}");
-        DataDir::open(tmp.path(), address(1)).unwrap();
-    }
-
-    #[test]
-    fn newer_foreign_missing_and_unreadable_are_one_sentence_each() {
+    fn newer_older_foreign_missing_and_unreadable_are_one_sentence_each() {
         let tmp = tempfile::tempdir().unwrap();
         assert!(matches!(DataDir::open_existing(&tmp.path().join("no"), true), Err(DirError::Missing(_))));
-        std::fs::write(tmp.path().join("VERSION"), "dkv 2\n").unwrap();
-        let newer = DataDir::open(tmp.path(), address(1)).unwrap_err().to_string();
-        assert!(newer.contains("newer version (`dkv 2`") && !newer.contains('\n'), "{newer}");
+        std::fs::write(tmp.path().join("VERSION"), "dkv 3\n").unwrap();
+        let newer = DataDir::open(tmp.path()).unwrap_err().to_string();
+        assert!(newer.contains("newer version (`dkv 3`") && !newer.contains('\n'), "{newer}");
+        std::fs::write(tmp.path().join("VERSION"), "dkv 1\n").unwrap();
+        let older = DataDir::open(tmp.path()).unwrap_err().to_string();
+        assert!(older.contains("earlier version (`dkv 1`") && !older.contains('\n'), "{older}");
         std::fs::remove_file(tmp.path().join("VERSION")).unwrap();
         std::fs::write(tmp.path().join("letter.txt"), "x").unwrap();
-        assert!(matches!(DataDir::open(tmp.path(), address(1)), Err(DirError::Foreign(_))));
-        assert!(matches!(DataDir::open(&tmp.path().join("letter.txt"), address(1)), Err(DirError::Io(..))));
+        assert!(matches!(DataDir::open(tmp.path()), Err(DirError::Foreign(_))));
+        assert!(matches!(DataDir::open(&tmp.path().join("letter.txt")), Err(DirError::Io(..))));
     }
 }

@@ -34,11 +34,21 @@ pub enum Done {
     Read(Vec<u8>),
 }
 
-/// One data directory. Names are plain file names in it.
+/// One data directory, or those of its files whose names begin with a prefix. Names are plain file names in it,
+/// without the prefix.
 ///
 /// An error of `write` or of a completed sync or install is final (the caller stops the process): after it, what is
 /// on the disk is not known. Errors of kind [`io::ErrorKind::StorageFull`] from `reserve` and `create` are not.
-pub trait Disk {
+pub trait Disk: Sized {
+    /// Another handle onto the same directory. It sees only the files whose names begin with this handle's prefix and
+    /// then `prefix`, and learns only of what was started by it. The lanes are shared: operations of one complete in
+    /// order, whichever handles they were started by. No two handles give out the same [`FileId`] or [`OpId`].
+    #[must_use]
+    fn handle(&self, prefix: &str) -> Self;
+
+    /// A file's name as it stands in the directory: with the prefix.
+    fn whole_name(&self, name: &str) -> String;
+
     /// *Blocking.* The names of all files, in no particular order.
     ///
     /// # Errors
@@ -112,6 +122,9 @@ pub trait Disk {
 
     /// Starts the removal of a name. A file of that name that is still open stays readable until it is closed.
     fn start_remove(&mut self, lane: Lane, name: &str) -> OpId;
+
+    /// Starts the removal of all files whose names begin with `prefix` when it is this operation's turn.
+    fn start_clear(&mut self, lane: Lane, prefix: &str) -> OpId;
 
     /// The next completion, if there is one. Never blocks.
     fn poll(&mut self) -> Option<(OpId, io::Result<Done>)>;

@@ -4,6 +4,7 @@
 
 use super::dir::{DataDir, OWN_NAMES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
+use fnv::FnvHashMap;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use std::fs::{File, OpenOptions};
@@ -11,6 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
@@ -22,12 +24,15 @@ enum Work {
     SyncDir,
     Install { file: Arc<File>, from: PathBuf, to: PathBuf },
     Remove(PathBuf),
+    Clear(String),
     Read { file: Arc<File>, at: u64, len: usize },
 }
 
 struct Job {
     op: OpId,
     work: Work,
+    /// To the handle that asked for it, which may be gone.
+    report: Sender<Completion>,
 }
 
 type Completion = (OpId, io::Result<Done>);
@@ -38,24 +43,31 @@ struct Open {
     reserved: u64,
 }
 
-/// A directory's files and the four threads that sync and read them.
+/// A directory's files, and the four threads that sync and read them, which all handles share.
 pub struct RealDisk {
-    /// Held for as long as the files are open.
+    shared: Arc<Shared>,
+    prefix: String,
+    files: FnvHashMap<FileId, Open>,
+    report: Sender<Completion>,
+    done: Receiver<Completion>,
+    under_way: usize,
+}
+
+struct Shared {
+    /// Held for as long as there is a handle.
     directory: DataDir,
-    files: Vec<Option<Open>>,
     data: Sender<Job>,
     small: Sender<Job>,
     background: Sender<Job>,
     reads: Sender<Job>,
-    done: Receiver<Completion>,
-    next_op: u64,
-    under_way: usize,
+    next_op: AtomicU64,
+    next_file: AtomicU32,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for RealDisk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RealDisk({})", self.directory.path().display())
+        write!(f, "RealDisk({}, {:?})", self.shared.directory.path().display(), self.prefix)
     }
 }
 
@@ -65,15 +77,14 @@ impl RealDisk {
     /// # Errors
     /// Where a thread cannot be started or the directory not be opened.
     pub fn start(directory: DataDir, wake: impl Fn() + Send + Sync + 'static) -> io::Result<RealDisk> {
-        let (report, done) = channel();
         let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(wake);
         let mut threads = Vec::new();
         let mut start = |name: &str| {
             let (queue, jobs) = channel();
             let worker = Worker {
                 jobs,
-                report: report.clone(),
                 wake: Arc::clone(&wake),
+                path: directory.path().to_path_buf(),
                 directory: File::open(directory.path())?,
             };
             threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run())?);
@@ -81,13 +92,18 @@ impl RealDisk {
         };
         let [data, small] = [start("dkv-sync")?, start("dkv-small")?];
         let [background, reads] = [start("dkv-background")?, start("dkv-read")?];
-        let files = Vec::new();
-        Ok(RealDisk { directory, files, data, small, background, reads, done, next_op: 0, under_way: 0, threads })
+        let (next_op, next_file) = (AtomicU64::new(0), AtomicU32::new(0));
+        let shared = Shared { directory, data, small, background, reads, next_op, next_file, threads };
+        Ok(Self::with_prefix(Arc::new(shared), String::new()))
+    }
+
+    fn with_prefix(shared: Arc<Shared>, prefix: String) -> RealDisk {
+        let (report, done) = channel();
+        RealDisk { shared, prefix, files: FnvHashMap::default(), report, done, under_way: 0 }
     }
 
     fn open_file(&self, file: FileId) -> &Open {
-        let open = self.files.get(file.0 as usize).and_then(Option::as_ref);
-        open.expect("a file is used only between open and close")
+        self.files.get(&file).expect("a file is used only between open and close")
     }
 
     fn file(&self, file: FileId) -> Arc<File> {
@@ -96,41 +112,45 @@ impl RealDisk {
 
     fn add(&mut self, file: File) -> io::Result<FileId> {
         let reserved = file.metadata()?.len();
-        self.files.push(Some(Open { file: Arc::new(file), reserved }));
-        Ok(FileId((self.files.len() - 1) as u32))
+        let id = FileId(self.shared.next_file.fetch_add(1, Ordering::Relaxed));
+        self.files.insert(id, Open { file: Arc::new(file), reserved });
+        Ok(id)
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.shared.directory.path().join(self.whole_name(name))
     }
 
-    fn queue(&self, lane: Lane) -> &Sender<Job> {
-        match lane {
-            Lane::Data => &self.data,
-            Lane::Small => &self.small,
-            Lane::Background => &self.background,
-        }
-    }
-
-    fn send(&mut self, queue: impl Fn(&Self) -> &Sender<Job>, work: Work) -> OpId {
-        let op = OpId(self.next_op);
-        self.next_op += 1;
+    fn send(&mut self, lane: Lane, work: Work) -> OpId {
+        let queue = match lane {
+            Lane::Data => &self.shared.data,
+            Lane::Small => &self.shared.small,
+            Lane::Background => &self.shared.background,
+        };
+        let op = self.begin(queue, work);
         self.under_way += 1;
-        queue(self).send(Job { op, work }).expect("the threads run until the disk is dropped");
+        op
+    }
+
+    fn begin(&self, queue: &Sender<Job>, work: Work) -> OpId {
+        let op = OpId(self.shared.next_op.fetch_add(1, Ordering::Relaxed));
+        let job = Job { op, work, report: self.report.clone() };
+        queue.send(job).expect("the threads run until the last handle is dropped");
         op
     }
 }
 
 impl Disk for RealDisk {
+    fn handle(&self, prefix: &str) -> Self {
+        Self::with_prefix(Arc::clone(&self.shared), self.whole_name(prefix))
+    }
+
+    fn whole_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
     fn list(&mut self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(self.directory.path())? {
-            let entry = entry?;
-            let name = entry.file_name().into_string();
-            let is_file = entry.file_type()?.is_file();
-            names.extend(name.ok().filter(|name| is_file && !OWN_NAMES.contains(&name.as_str())));
-        }
-        Ok(names)
+        names_with(self.shared.directory.path(), &self.prefix)
     }
 
     fn open(&mut self, name: &str) -> io::Result<FileId> {
@@ -160,12 +180,9 @@ impl Disk for RealDisk {
     }
 
     fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()> {
-        let Open { file: real, reserved } = self.open_file(file);
-        if upto <= *reserved {
-            return Ok(());
-        }
-        allocate(real, *reserved, upto)?;
-        if let Some(Some(open)) = self.files.get_mut(file.0 as usize) {
+        let open = self.files.get_mut(&file).expect("a file is used only between open and close");
+        if upto > open.reserved {
+            allocate(&open.file, open.reserved, upto)?;
             open.reserved = upto;
         }
         Ok(())
@@ -187,33 +204,37 @@ impl Disk for RealDisk {
     }
 
     fn close(&mut self, file: FileId) {
-        if let Some(open) = self.files.get_mut(file.0 as usize) {
-            *open = None;
-        }
+        self.files.remove(&file);
     }
 
     fn start_sync(&mut self, lane: Lane, file: FileId) -> OpId {
         let work = Work::Sync(self.file(file));
-        self.send(|disk| disk.queue(lane), work)
+        self.send(lane, work)
     }
 
     fn start_read(&mut self, file: FileId, at: u64, len: usize) -> OpId {
         let work = Work::Read { file: self.file(file), at, len };
-        self.send(|disk| &disk.reads, work)
+        self.under_way += 1;
+        self.begin(&self.shared.reads, work)
     }
 
     fn start_install(&mut self, lane: Lane, file: FileId, from: &str, to: &str) -> OpId {
         let work = Work::Install { file: self.file(file), from: self.path(from), to: self.path(to) };
-        self.send(|disk| disk.queue(lane), work)
+        self.send(lane, work)
     }
 
     fn start_sync_dir(&mut self, lane: Lane) -> OpId {
-        self.send(|disk| disk.queue(lane), Work::SyncDir)
+        self.send(lane, Work::SyncDir)
     }
 
     fn start_remove(&mut self, lane: Lane, name: &str) -> OpId {
         let work = Work::Remove(self.path(name));
-        self.send(|disk| disk.queue(lane), work)
+        self.send(lane, work)
+    }
+
+    fn start_clear(&mut self, lane: Lane, prefix: &str) -> OpId {
+        let work = Work::Clear(self.whole_name(prefix));
+        self.send(lane, work)
     }
 
     fn poll(&mut self) -> Option<Completion> {
@@ -227,7 +248,7 @@ impl Disk for RealDisk {
     }
 }
 
-impl Drop for RealDisk {
+impl Drop for Shared {
     fn drop(&mut self) {
         // A thread ends when its queue has no sender any more; what is in the queue is done before that.
         let (closed, _) = channel();
@@ -243,19 +264,19 @@ impl Drop for RealDisk {
 
 struct Worker {
     jobs: Receiver<Job>,
-    report: Sender<Completion>,
     wake: Arc<dyn Fn() + Send + Sync>,
+    path: PathBuf,
     directory: File,
 }
 
 impl Worker {
     fn run(self) {
-        while let Ok(Job { op, work }) = self.jobs.recv() {
+        while let Ok(Job { op, work, report }) = self.jobs.recv() {
             let result = self.perform(work);
-            if self.report.send((op, result)).is_err() {
-                return;
+            // Nobody is left to hear it where the handle is gone: others have work to be done.
+            if report.send((op, result)).is_ok() {
+                (self.wake)();
             }
-            (self.wake)();
         }
     }
 
@@ -269,6 +290,11 @@ impl Worker {
                 self.directory.sync_all()?;
             }
             Work::Remove(path) => remove_if_there(&path)?,
+            Work::Clear(prefix) => {
+                for name in names_with(&self.path, &prefix)? {
+                    remove_if_there(&self.path.join(prefix.clone() + &name))?;
+                }
+            }
             Work::Read { file, at, len } => {
                 let mut bytes = vec![0; len];
                 let read = read_all_at(&file, at, &mut bytes)?;
@@ -278,6 +304,21 @@ impl Worker {
         }
         Ok(Done::Ok)
     }
+}
+
+/// The names of the files that begin with the prefix, without it.
+fn names_with(directory: &Path, prefix: &str) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().ok().filter(|name| !OWN_NAMES.contains(&name.as_str()));
+        if let Some(rest) = name.as_ref().and_then(|name| name.strip_prefix(prefix))
+            && entry.file_type()?.is_file()
+        {
+            names.push(rest.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -354,19 +395,18 @@ fn allocate(file: &File, from: u64, upto: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     fn disk() -> (tempfile::TempDir, RealDisk, Arc<AtomicUsize>) {
         let tmp = tempfile::tempdir().unwrap();
         let woken = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&woken);
-        let directory = DataDir::open(tmp.path(), SocketAddr::from(([127, 0, 0, 1], 1))).unwrap();
+        let directory = DataDir::open(tmp.path()).unwrap();
         let wake = move || {
             counter.fetch_add(1, Ordering::SeqCst);
         };
         (tmp, RealDisk::start(directory, wake).unwrap(), woken)
     }
-    use std::net::SocketAddr;
 
     #[test]
     fn what_is_written_is_read_both_ways() {
@@ -409,6 +449,34 @@ mod tests {
         assert!(disk.list().unwrap().is_empty());
         drop(disk);
         assert_eq!(woken.load(Ordering::SeqCst), 7);
+    }
+
+    #[test]
+    fn handles_share_the_directory_and_nothing_else() {
+        let (tmp, mut disk, _) = disk();
+        let [mut one, mut two] = [disk.handle("1-"), disk.handle("2-")];
+        let [a, b] = [one.create("x").unwrap(), two.create("x").unwrap()];
+        assert_ne!(a, b);
+        one.write(a, 0, &[IoSlice::new(b"one")]).unwrap();
+        two.write(b, 0, &[IoSlice::new(b"two")]).unwrap();
+        let [of_one, of_two] = [one.start_sync(Lane::Data, a), two.start_install(Lane::Small, b, "x", "y")];
+        assert_eq!(two.wait().map(|done| done.0), Some(of_two));
+        assert_eq!(one.wait().map(|done| done.0), Some(of_one));
+        assert!(one.wait().is_none() && two.wait().is_none() && disk.wait().is_none());
+        assert_eq!((one.list().unwrap(), two.list().unwrap()), (vec!["x".to_owned()], vec!["y".to_owned()]));
+        assert_eq!(std::fs::read_to_string(tmp.path().join("2-y")).unwrap(), "two");
+        assert_eq!(two.whole_name("y"), "2-y");
+        // What a handle that is dropped has started is done all the same, and in order with what others start.
+        two.start_install(Lane::Background, b, "y", "z");
+        drop(two);
+        disk.start_clear(Lane::Background, "2-");
+        disk.wait().unwrap().1.unwrap();
+        assert_eq!(disk.list().unwrap(), ["1-x"]);
+        drop(disk);
+        assert_eq!(one.len(a).unwrap(), 3);
+        assert!(matches!(DataDir::open(tmp.path()), Err(super::super::dir::DirError::Held(_))));
+        drop(one);
+        DataDir::open(tmp.path()).unwrap();
     }
 
     #[test]

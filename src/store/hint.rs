@@ -71,8 +71,11 @@ pub(super) struct HintBuilder {
 }
 
 impl HintBuilder {
-    /// Adds the next record.
+    /// Adds the next record. A jump leaves no trace: the index knows nothing of it.
     pub fn push(&mut self, hash: KeyHash, at: u64, bytes: u32, kind: Kind) {
+        if kind == Kind::Jump {
+            return;
+        }
         if self.groups.is_empty() {
             self.groups.resize_with(GROUPS, Vec::new);
         }

@@ -4,13 +4,18 @@
 //! # Files of a data directory
 //!
 //! ```text
-//! VERSION LOCK            the directory itself: dir.rs
-//! state                   the small state: state.rs
-//! 0000000000000001.log    segments, oldest first: the log
-//! 0000000000000001.hint   what a sealed segment holds, so that a start need not read it: hint.rs
-//! spare                   space kept for a start on a full disk, and for compaction
-//! *.tmp                   being written; removed by the next start
+//! VERSION LOCK              the directory itself: dir.rs
+//! node voter                what belongs to no copy's data: home.rs
+//! 1-state                   the small state: state.rs
+//! 1-0000000000000001.log    segments, oldest first: the log
+//! 1-0000000000000001.hint   what a sealed segment holds, so that a start need not read it: hint.rs
+//! 1-spare                   space kept for a start on a full disk, and for compaction
+//! *.tmp                     being written; removed or written anew by the next start
+//! *.cut                     what `dkv log cut` set aside
 //! ```
+//!
+//! The number before the dash is that of the *generation*: a copy that is filled from a peer is a fresh one beside the
+//! old one, and the file `node` says which counts. A [`Store`] knows the names without it.
 //!
 //! # A segment
 //!
@@ -30,39 +35,41 @@
 //!        16 u64 epoch                                                16 u64 synced
 //!        24 u64 expiry in Unix ms, 0: never                          24 u64 committed
 //!        32 u16 key length                                           32 u16 0
-//!        34 u8  kind: 1 set, 2 delete                                34 u8  3
+//!        34 u8  kind: 1 set, 2 delete, 4 jump                        34 u8  3
 //!        35 5 × 0                                                    35 5 × 0
 //!        40 key, value, zeros up to a multiple of 8                  40 u64 the segment's salt
 //! ```
 //!
-//! A record's bytes depend on nothing but the record: replicas are sent the same. A mark is this node's own word on
+//! A jump has neither key nor value: it says that there is no record between the one before it and its lsn. A record's
+//! bytes depend on nothing but the record: replicas are sent the same. A mark is this node's own word on
 //! what was durable and committed when it was written; the salt is secret, so that no value can contain one.
 //!
 //! # Invariants
 //!
 //! - `committed ≤ durable ≤ written ≤ end`: see [`Store::committed`] and its neighbours.
-//! - lsns grow by one from record to record, over segment borders, too. Only compacted segments have gaps; their
-//!   seals name the span that they stand for.
+//! - lsns grow by one from record to record, over segment borders, too, but for jumps. Only compacted segments have
+//!   gaps without one; their seals name the span that they stand for.
 //! - At most two segments are in use and not sealed. The second is synced for the first time only when the seal of
 //!   the first is durable: what a mark calls synced is in sealed segments, or in the first unsealed one, or in the
 //!   second one whose predecessor is sealed.
 //! - A segment's head, and its name in the directory, are durable before anything is written into it.
-//! - Positions of committed records are in the index, those of pending ones in the overlay, and nowhere else.
+//! - Positions of committed records are in the index, those of pending ones in the overlay, and nowhere else. Jumps are
+//!   in neither.
 //!
 //! # A turn
 //!
 //! ```
 //! use dkv::id::{Epoch, Uuid};
-//! use dkv::store::{Event, Kind, Lookup, Options, Probe, SmallState, Store, dir::DataDir, files::RealDisk};
+//! use dkv::store::{Event, Home, Kind, Lookup, Options, Probe, SmallState, dir::DataDir, files::RealDisk};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let directory = tempfile::tempdir()?;
 //! # let path = directory.path();
 //! let address = "127.0.0.1:8080".parse()?;
 //! let (wake, woken) = std::sync::mpsc::channel();
-//! let disk = RealDisk::start(DataDir::open(path, address)?, move || wake.send(()).unwrap_or(()))?;
-//! let fresh = || SmallState::new(address, Uuid(1), Uuid(2), 3); // random numbers, really
-//! let (mut store, _recovery) = Store::open(disk, Options::default(), fresh)?;
+//! let disk = RealDisk::start(DataDir::open(path)?, move || wake.send(()).unwrap_or(()))?;
+//! let fresh = || SmallState::new(Uuid(1), 3, true); // random numbers, really
+//! let (_home, mut store, _recovery) = Home::open(disk, Options::default(), address, fresh)?;
 //!
 //! if let Probe::Absent { prior, .. } = store.probe(b"key", None) {
 //!     let lsn = store.stage(Epoch(1), Kind::Set, b"key", b"value", 0, prior).map_err(|e| format!("{e:?}"))?;
@@ -84,12 +91,15 @@
 //! ```
 
 mod append;
+mod commit;
 mod compaction;
 pub mod dir;
 pub mod disk;
 pub mod files;
 mod hint;
+pub mod home;
 pub mod index;
+mod log_read;
 pub mod offline;
 mod overlay;
 mod read;
@@ -102,8 +112,11 @@ mod small;
 mod space;
 pub mod state;
 mod sync;
+mod truncate;
 
-pub use append::StageError;
+pub use append::{AppendError, StageError};
+pub use home::{Home, HomeEvent, NodeState};
+pub use log_read::{LogCursor, LogRead};
 pub use overlay::Prior;
 pub use read::{Arrived, Lookup, Probe};
 pub use record::Kind;
@@ -113,10 +126,12 @@ pub use state::SmallState;
 
 use crate::id::Lsn;
 use append::Log;
+use commit::Commits;
 use compaction::Compactor;
 use disk::{Disk, Done, FileId, OpId};
 use index::Index;
-use overlay::{Overlay, Pending};
+use log_read::LogReads;
+use overlay::Overlay;
 use record::Mark;
 use segment::Segments;
 use small::Small;
@@ -182,6 +197,8 @@ pub enum Event {
     Durable(Lsn),
     /// A cold read came back: ask again, giving it.
     Read(Arrived),
+    /// The read that [`LogRead::Cold`] named came back: ask again.
+    LogRead(OpId),
     /// The small state as of this [`Store::persist`], and of all before, is durable.
     Persisted(PersistId),
     /// The store is damaged, as [`Store::health`] says.
@@ -199,6 +216,12 @@ impl Fatal {
             "{what} failed ({error}): what is on the disk is not known any more, so this process ends; check the disk \
              and start the node again"
         ))
+    }
+}
+
+impl From<OpenError> for Fatal {
+    fn from(error: OpenError) -> Fatal {
+        Fatal(error.to_string())
     }
 }
 
@@ -270,6 +293,8 @@ enum Purpose {
     Read { file: FileId, at: u64 },
     /// One of the two syncs after which the next segment can be used.
     Next,
+    /// A cold read for another copy.
+    LogRead { file: FileId, at: u64 },
     /// The small state's installation.
     Persist,
     /// Compaction's read, or its output's installation.
@@ -283,7 +308,7 @@ enum Purpose {
 /// A shard's data on one disk. See the module for what it promises.
 ///
 /// One turn of the caller: [`Store::poll`] until it has no more; for each write [`Store::probe`] and
-/// [`Store::stage`]; [`Store::write_turn`] once; [`Store::commit`] when the records may be seen.
+/// [`Store::stage`] (or, for what another node has staged, [`Store::append`]); [`Store::write_turn`] once; [`Store::commit`] when the records may be seen.
 ///
 /// Damage that is found at the start or later makes all of it answer `Corrupt`: nothing damaged is served, copied or
 /// dropped. What is durable and committed then can be repaired from a peer, or with the offline tools.
@@ -296,6 +321,7 @@ pub struct Store<D: Disk> {
     index: Index,
     overlay: Overlay,
     log: Log,
+    commits: Commits,
     space: Space,
     compactor: Compactor,
     keys: u64,
@@ -303,7 +329,9 @@ pub struct Store<D: Disk> {
     events: VecDeque<Event>,
     health: Option<Corruption>,
     failed: Option<Fatal>,
-    /// Where reads go: grows to the longest record read and stays.
+    /// What cold reads for other copies brought.
+    log_reads: LogReads,
+    /// Where reads go: grows to the longest record or chunk read and stays.
     scratch: Vec<u8>,
 }
 
@@ -346,6 +374,7 @@ impl<D: Disk> Store<D> {
         };
         match purpose {
             Purpose::Read { file, at } => self.read_arrived(op, file, at, result),
+            Purpose::LogRead { file, at } => self.log_read_arrived(op, file, at, result),
             Purpose::Sync => self.synced(result)?,
             Purpose::Next => self.next_prepared(result)?,
             Purpose::Persist => self.persisted(result)?,
@@ -356,38 +385,6 @@ impl<D: Disk> Store<D> {
             }
         }
         Ok(())
-    }
-
-    /// Makes the pending records up to `upto` visible, in lsn order. Nothing ever takes them back.
-    ///
-    /// # Panics
-    /// If `upto` is not durable here.
-    pub fn commit(&mut self, upto: Lsn) {
-        assert!(upto <= self.log.durable, "{upto:?} is committed before it is durable ({:?})", self.log.durable);
-        while let Some(pending) = self.overlay.pop(upto) {
-            self.apply(&pending);
-        }
-        self.log.committed = self.log.committed.max(upto);
-    }
-
-    /// A pending record becomes the newest of its key.
-    fn apply(&mut self, pending: &Pending) {
-        let Pending { hash, place, prior, .. } = *pending;
-        match prior {
-            Prior::None => self.index.insert(hash, place.position, place.bytes as usize),
-            Prior::Indexed(old) => {
-                self.index.replace(hash, old.position, place.position, place.bytes as usize);
-                let segment = self.segments.get_mut(old.position.slot);
-                segment.dead_records += 1;
-                self.compactor.credit_dead(old.bytes);
-                segment.count_out(old.kind, u64::from(old.bytes));
-                self.keys -= u64::from(old.kind == Kind::Set);
-            }
-            Prior::Pending(older) => unreachable!("{older:?} is committed before what supersedes it"),
-        }
-        let segment = self.segments.get_mut(place.position.slot);
-        segment.count_in(place.kind, u64::from(place.bytes));
-        self.keys += u64::from(place.kind == Kind::Set);
     }
 
     /// The lsn of the last record that was staged.
@@ -402,7 +399,7 @@ impl<D: Disk> Store<D> {
         self.log.durable
     }
 
-    /// All records up to here are visible.
+    /// All records up to here are visible: [`Store::commit`] is at work on the rest of what it was told.
     #[must_use]
     pub fn committed(&self) -> Lsn {
         self.log.committed
@@ -488,6 +485,7 @@ impl<D: Disk> Store<D> {
     /// Damage was found. The first finding is the one that is reported.
     fn corrupt(&mut self, file: String, offset: u64, reason: String) {
         if self.health.is_none() {
+            let file = self.disk.whole_name(&file);
             self.health = Some(Corruption { file, offset, reason });
             self.events.push_back(Event::Corrupt);
         }
@@ -501,6 +499,6 @@ impl<D: Disk> Store<D> {
     /// What can be said at the end of `last`.
     fn mark(&self, last: Lsn) -> Mark {
         let synced = self.log.durable.min(last);
-        Mark { last, synced, committed: self.log.committed.min(synced) }
+        Mark { last, synced, committed: self.commits.goal.min(synced) }
     }
 }

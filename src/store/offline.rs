@@ -9,7 +9,7 @@ use super::record::{Kind, put};
 use super::recovery::{self, Found, OpenError, Run, Stop, Survey, read_file};
 use super::scan::Scan;
 use super::segment::{Head, Seal, Seq};
-use super::{Corruption, Options, SmallState, rebuild};
+use super::{Corruption, NodeState, Options, SmallState, home, rebuild};
 use crate::id::{Epoch, Lsn};
 use serde::Serialize;
 use std::fs::File;
@@ -60,12 +60,6 @@ pub struct Damage {
     pub offset: u64,
     /// What is wrong.
     pub reason: String,
-}
-
-impl From<Corruption> for Damage {
-    fn from(Corruption { file, offset, reason }: Corruption) -> Self {
-        Damage { file, offset, reason }
-    }
 }
 
 impl std::fmt::Display for Damage {
@@ -125,7 +119,7 @@ pub struct DumpLine {
     pub lsn: u64,
     /// The record's epoch.
     pub epoch: u64,
-    /// `set` or `delete`.
+    /// `set`, `delete` or `jump`.
     pub kind: &'static str,
     /// The key; what is not printable ASCII is escaped as in Rust.
     pub key: String,
@@ -150,6 +144,8 @@ pub struct Cut {
 
 /// A directory that is being looked at.
 struct Examined {
+    node: NodeState,
+    /// The generation that counts.
     disk: RealDisk,
     state: SmallState,
     names: Vec<String>,
@@ -172,7 +168,7 @@ pub fn verify(path: &Path) -> Result<Verification, OfflineError> {
     let run = examined.run.as_ref();
     let end = run.map_or(examined.survey.sealed_end().0, |run| run.end.0);
     Ok(Verification {
-        address: examined.state.address.to_string(),
+        address: examined.node.address.to_string(),
         store: examined.state.store.to_string(),
         end,
         committed: run.map_or(0, |run| run.committed.0.min(end)),
@@ -202,11 +198,15 @@ pub fn dump_with(
         while let Ok(Some(placed)) = scan.next_record(end) {
             let record = placed.record;
             let line = DumpLine {
-                file: found.seq.log_name(),
+                file: disk.whole_name(&found.seq.log_name()),
                 offset: placed.at,
                 lsn: record.lsn.0,
                 epoch: record.epoch.0,
-                kind: if record.kind == Kind::Set { "set" } else { "delete" },
+                kind: match record.kind {
+                    Kind::Set => "set",
+                    Kind::Delete => "delete",
+                    Kind::Jump => "jump",
+                },
                 key: record.key.escape_ascii().to_string(),
                 value_bytes: record.value.len() as u64,
                 expiry_ms: record.expiry_ms,
@@ -246,9 +246,10 @@ pub fn cut(path: &Path) -> Result<Option<Cut>, OfflineError> {
     let run = examined.keep_what_is_sound(&damage, path)?;
     examined.set_aside(path)?;
     examined.lower_claims(run.end)?;
-    let Examined { disk, state, names, survey, kept_aside, .. } = examined;
     // The names are those of before: what was set aside is not there any more for the rebuild to remove.
-    let names: Vec<String> = names.into_iter().filter(|name| path.join(name).exists()).collect();
+    let mut names = std::mem::take(&mut examined.names);
+    names.retain(|name| examined.path_of(path, name).exists());
+    let Examined { disk, state, survey, kept_aside, .. } = examined;
     let found = Ok((Survey { needless: Vec::new(), ..survey }, run));
     let (store, recovery) = rebuild::rebuild(disk, Options::default(), state, &names, found)?;
     if let Some(corruption) = store.health() {
@@ -262,16 +263,18 @@ fn examine(path: &Path, exclusive: bool) -> Result<Examined, OfflineError> {
     let directory = DataDir::open_existing(path, exclusive)?;
     let start = |e| OfflineError::Io("starting the disk's threads", e);
     let mut disk = RealDisk::start(directory, || ()).map_err(start)?;
+    let node = home::read_node(&mut disk)?.ok_or(OpenError::NodeMissing)?;
+    let mut disk = disk.handle(&home::prefix_of(node.generation));
     let names = disk.list().map_err(|e| OfflineError::Io("listing the data directory", e))?;
     let state = recovery::read_state(&mut disk, &names)?.ok_or(OpenError::StateMissing)?;
     let all = recovery::read_heads(&mut disk, &names)?;
     let (survey, stop) = recovery::sort(all.clone(), state.store);
     let (run, segments) = (None, Vec::new());
     let mut examined =
-        Examined { disk, state, names, all, survey, run, segments, damage: None, kept_aside: Vec::new() };
+        Examined { node, disk, state, names, all, survey, run, segments, damage: None, kept_aside: Vec::new() };
     examined.read_segments()?;
     let sorted_badly = match stop {
-        Some(Stop::Corrupt(corruption)) => Some(Damage::from(corruption)),
+        Some(Stop::Corrupt(corruption)) => Some(examined.damage_of(corruption)),
         Some(Stop::Error(error)) => return Err(error.into()),
         None => None,
     };
@@ -286,6 +289,15 @@ fn examine(path: &Path, exclusive: bool) -> Result<Examined, OfflineError> {
 }
 
 impl Examined {
+    /// As recovery says it, with the file's name as it stands in the directory.
+    fn damage_of(&self, Corruption { file, offset, reason }: Corruption) -> Damage {
+        Damage { file: self.disk.whole_name(&file), offset, reason }
+    }
+
+    fn path_of(&self, path: &Path, name: &str) -> PathBuf {
+        path.join(self.disk.whole_name(name))
+    }
+
     /// Reads every segment up to its first damage.
     fn read_segments(&mut self) -> Result<(), OfflineError> {
         let sealed = self.survey.sealed.iter().map(|(found, head, seal)| (found, head, Some(*seal)));
@@ -294,17 +306,18 @@ impl Examined {
         for (found, head, seal) in sealed.chain(unsealed) {
             let image = read_file(&mut self.disk, found.file, found.len);
             let image = image.map_err(|e| OfflineError::Io("reading the log", e))?;
+            let file = self.disk.whole_name(&found.seq.log_name());
             let first = seal.map_or(next, |seal| seal.first);
             let mut scan = Scan::new(&image, head.salt, first, head.compacted, Epoch::default());
             let (records, damage) = read_segment(&mut scan, &image, seal, head);
             let last = seal.map_or(Lsn(scan.expected.0 - 1), |seal| seal.last);
             next = last.next();
-            let damage = damage.map(|reason| Damage { file: found.seq.log_name(), offset: scan.at, reason });
+            let damage = damage.map(|reason| Damage { file: file.clone(), offset: scan.at, reason });
             if self.damage.is_none() {
                 self.damage.clone_from(&damage);
             }
             self.segments.push(SegmentReport {
-                file: found.seq.log_name(),
+                file,
                 bytes: found.len,
                 sealed: seal.is_some(),
                 compacted: head.compacted,
@@ -322,7 +335,7 @@ impl Examined {
         match judged {
             Ok(run) => self.run = Some(run),
             Err(Stop::Corrupt(corruption)) => {
-                self.damage = Some(corruption.into());
+                self.damage = Some(self.damage_of(corruption));
                 let named = |s: &&mut SegmentReport| self.damage.as_ref().is_some_and(|d| d.file == s.file);
                 if let Some(segment) = self.segments.iter_mut().find(named) {
                     segment.damage.clone_from(&self.damage);
@@ -335,7 +348,7 @@ impl Examined {
 
     /// Narrows the survey down to what is sound: whole sealed segments, and the sound part of the one behind them.
     fn keep_what_is_sound(&mut self, damage: &Damage, path: &Path) -> Result<Run, OfflineError> {
-        let at = |seq: Seq| seq.log_name() == damage.file;
+        let at = |seq: Seq| self.disk.whole_name(&seq.log_name()) == damage.file;
         if let Some(n) = self.survey.sealed.iter().position(|(found, ..)| at(found.seq)) {
             let (found, head, seal) = self.survey.sealed[n].clone();
             self.survey.sealed.truncate(n);
@@ -370,7 +383,8 @@ impl Examined {
         let shorter = Seal { last, end: scan.at, committed: seal.committed.min(last), ..*seal };
         let mut bytes = image.get(..scan.at as usize).unwrap_or_default().to_vec();
         put(&mut bytes, Seal::AT as usize, &shorter.encode(head.salt));
-        let [name, temporary] = [found.seq.log_name(), found.seq.temporary_name()].map(|name| path.join(name));
+        let [name, temporary] =
+            [found.seq.log_name(), found.seq.temporary_name()].map(|name| self.path_of(path, &name));
         let aside = self.name_aside(path, found);
         let write = || {
             let mut file = File::create(&temporary)?;
@@ -395,7 +409,7 @@ impl Examined {
                 continue;
             }
             let has_part = self.survey.unsealed.iter().any(|(kept, _)| kept.seq == found.seq);
-            let [from, to] = [path.join(found.seq.log_name()), self.name_aside(path, &found)];
+            let [from, to] = [self.path_of(path, &found.seq.log_name()), self.name_aside(path, &found)];
             let moved = if has_part { std::fs::hard_link(&from, &to) } else { std::fs::rename(&from, &to) };
             moved.map_err(|e| OfflineError::Io("setting a damaged file aside", e))?;
         }
@@ -403,7 +417,8 @@ impl Examined {
         synced.map_err(|e| OfflineError::Io("syncing the data directory", e))
     }
 
-    /// A name for what is set aside: one that no earlier cut has taken.
+    /// A name for what is set aside: one that no earlier cut has taken, and of no generation, so that it outlives this
+    /// one.
     fn name_aside(&mut self, path: &Path, found: &Found) -> PathBuf {
         let name = found.seq.log_name();
         let mut names = std::iter::once(format!("{name}.cut")).chain((2..).map(|n| format!("{name}.cut{n}")));
@@ -454,16 +469,42 @@ mod tests {
     use super::*;
     use crate::id::Uuid;
     use crate::store::segment::DATA_AT;
-    use crate::store::{Event, Prior, Probe, Store};
+    use crate::store::{Home, Prior, Probe, Store};
     use std::net::SocketAddr;
 
     fn open(path: &Path) -> Store<RealDisk> {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let disk = RealDisk::start(DataDir::open(path, address).unwrap(), || ()).unwrap();
+        let disk = RealDisk::start(DataDir::open(path).unwrap(), || ()).unwrap();
         let options = Options { segment_bytes: 256 << 10, ..Options::default() };
-        let (mut store, _) = Store::open(disk, options, || SmallState::new(address, Uuid(1), Uuid(2), 3)).unwrap();
+        let (_, mut store, _) = Home::open(disk, options, address, || SmallState::new(Uuid(1), 3, true)).unwrap();
         store.commit(store.durable());
         store
+    }
+
+    /// Writes what is staged and waits for all that follows, so that the same is in the files each time.
+    fn turn(store: &mut Store<RealDisk>) {
+        store.write_turn().unwrap();
+        store.settle().unwrap();
+        store.commit(store.durable());
+        while store.background(1 << 20).unwrap() || !store.under_way.is_empty() {
+            store.settle().unwrap();
+        }
+        store.events.clear();
+    }
+
+    /// Sets a key, in a turn of its own.
+    fn set(store: &mut Store<RealDisk>, key: u64) {
+        let key = key.to_le_bytes();
+        let prior = loop {
+            match store.probe(&key, None) {
+                Probe::Present { prior, .. } | Probe::Absent { prior, .. } => break prior,
+                // The kernel may say so of what is in the page cache, too.
+                Probe::Cold(_) => store.settle().unwrap(),
+                Probe::Corrupt => panic!("{:?}", store.health()),
+            }
+        };
+        store.stage(Epoch(1), Kind::Set, &key, &[8; 900], 0, prior).unwrap();
+        turn(store);
     }
 
     /// Records 1 to `n`: keys of the same number, in turns of ten.
@@ -473,22 +514,20 @@ mod tests {
             let staged = store.stage(Epoch(1), Kind::Set, &lsn.to_le_bytes(), &[7; 1000], 0, Prior::None);
             assert_eq!(staged, Ok(Lsn(lsn)));
             if lsn % 10 == 0 || lsn == n {
-                store.write_turn().unwrap();
-                while store.durable() < store.end() {
-                    if let Some(Event::Durable(upto)) = store.poll().unwrap() {
-                        store.commit(upto);
-                    }
-                    std::thread::yield_now();
-                }
+                turn(&mut store);
             }
         }
         store.close().unwrap();
     }
 
+    fn name_of(seq: u64) -> String {
+        format!("1-{}", Seq(seq).log_name())
+    }
+
     type Harm = (&'static str, fn(&Path));
 
     fn flip(path: &Path, seq: u64, at: u64) {
-        let name = path.join(Seq(seq).log_name());
+        let name = path.join(name_of(seq));
         let mut bytes = std::fs::read(&name).unwrap();
         bytes[at as usize] ^= 4;
         std::fs::write(&name, bytes).unwrap();
@@ -531,7 +570,7 @@ mod tests {
         assert!(second.sealed);
         flip(tmp.path(), 2, DATA_AT + 48 + 20 * 1048 + 100);
         let damage = verify(tmp.path()).unwrap().damage.unwrap();
-        assert_eq!(damage.file, Seq(2).log_name());
+        assert_eq!(damage.file, name_of(2));
         let cut = cut(tmp.path()).unwrap().unwrap();
         assert_eq!(cut.damage, damage);
         assert!(cut.end >= second.first + 15 && cut.end < second.last, "{cut:?}");
@@ -543,7 +582,7 @@ mod tests {
     #[test]
     fn a_log_is_cut_where_a_file_is_missing_or_its_head_or_seal_is_damaged() {
         let damages: [Harm; 3] = [
-            ("missing", |path| std::fs::remove_file(path.join(Seq(2).log_name())).unwrap()),
+            ("missing", |path| std::fs::remove_file(path.join(name_of(2))).unwrap()),
             ("head", |path| flip(path, 2, 20)),
             ("seal", |path| flip(path, 2, Seal::AT + 20)),
         ];
@@ -566,7 +605,7 @@ mod tests {
         fill(tmp.path(), 30);
         flip(tmp.path(), 1, DATA_AT + 48 + 15 * 1048 + 300);
         let store = open(tmp.path());
-        assert_eq!(store.health().map(|c| c.file.clone()), Some(Seq(1).log_name()));
+        assert_eq!(store.health().map(|c| c.file.clone()), Some(name_of(1)));
         drop(store);
         let cut = cut(tmp.path()).unwrap().unwrap();
         assert!((10..20).contains(&cut.end), "{cut:?}");
@@ -580,15 +619,7 @@ mod tests {
         // The first two thirds are overwritten but for each fifth key, so that compaction makes less of them.
         let mut store = open(tmp.path());
         for n in (1..=200_u64).filter(|n| n % 5 != 0) {
-            let key = n.to_le_bytes();
-            let Probe::Present { prior, .. } = store.probe(&key, None) else { panic!("{n} is absent") };
-            store.stage(Epoch(1), Kind::Set, &key, &[8; 900], 0, prior).unwrap();
-            store.write_turn().unwrap();
-            while store.durable() < store.end() || store.background(1 << 20).unwrap() {
-                if let Some(Event::Durable(upto)) = store.poll().unwrap() {
-                    store.commit(upto);
-                }
-            }
+            set(&mut store, n);
         }
         store.close().unwrap();
         let compacted = verify(tmp.path()).unwrap().segments.iter().position(|s| s.compacted).unwrap();
@@ -618,25 +649,15 @@ mod tests {
         fill(tmp.path(), 100);
         let mut store = open(tmp.path());
         for n in 1..=250_u64 {
-            let key = (n % 40).to_le_bytes();
-            let prior = match store.probe(&key, None) {
-                Probe::Present { prior, .. } | Probe::Absent { prior, .. } => prior,
-                other => panic!("{other:?}"),
-            };
-            store.stage(Epoch(1), Kind::Set, &key, &[8; 900], 0, prior).unwrap();
-            store.write_turn().unwrap();
-            while store.durable() < store.end() || store.background(1 << 20).unwrap() {
-                if let Some(Event::Durable(upto)) = store.poll().unwrap() {
-                    store.commit(upto);
-                }
-            }
+            set(&mut store, n % 40);
         }
         store.close().unwrap();
         for times in 1..=2 {
             let found = verify(tmp.path()).unwrap();
             assert!(found.segments[0].compacted, "{:?}", found.segments);
-            let last = found.segments.last().unwrap();
-            let seq = last.file.trim_end_matches(".log").parse().unwrap();
+            // Behind it there may be one that is prepared.
+            let last = found.segments.iter().rfind(|segment| segment.records > 0).unwrap();
+            let seq = last.file.trim_start_matches("1-").trim_end_matches(".log").parse().unwrap();
             flip(tmp.path(), seq, DATA_AT + 48 + 300);
             let cut = cut(tmp.path()).unwrap().unwrap();
             assert_eq!(cut.end, last.first - 1);

@@ -62,12 +62,12 @@ pub enum Probe {
 }
 
 /// Where a record's bytes are now.
-enum Bytes {
+pub(super) enum Bytes {
     Scratch(usize),
     Arrived,
 }
 
-enum Look {
+pub(super) enum Look {
     Absent,
     Found { lsn: Lsn, place: Indexed, bytes: Bytes, value: Range<usize> },
     Cold(OpId),
@@ -100,7 +100,7 @@ impl<D: Disk> Store<D> {
             let prior = Prior::Pending(lsn);
             return match kind {
                 Kind::Set => Probe::Present { lsn, prior },
-                Kind::Delete => Probe::Absent { rests_on: lsn, prior },
+                Kind::Delete | Kind::Jump => Probe::Absent { rests_on: lsn, prior },
             };
         }
         match self.look(hash, key, arrived) {
@@ -109,7 +109,7 @@ impl<D: Disk> Store<D> {
             Look::Corrupt => Probe::Corrupt,
             Look::Found { lsn, place, .. } => match place.kind {
                 Kind::Set => Probe::Present { lsn, prior: Prior::Indexed(place) },
-                Kind::Delete => Probe::Absent { rests_on: Lsn::ZERO, prior: Prior::Indexed(place) },
+                Kind::Delete | Kind::Jump => Probe::Absent { rests_on: Lsn::ZERO, prior: Prior::Indexed(place) },
             },
         }
     }
@@ -119,7 +119,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Tries the index's candidates one after the other until one is the key's.
-    fn look(&mut self, hash: KeyHash, key: &[u8], arrived: Option<&Arrived>) -> Look {
+    pub(super) fn look(&mut self, hash: KeyHash, key: &[u8], arrived: Option<&Arrived>) -> Look {
         if self.health.is_some() {
             return Look::Corrupt;
         }
@@ -193,7 +193,11 @@ impl<D: Disk> Store<D> {
                 Vec::new()
             }
         };
-        self.events.push_back(Event::Read(Arrived { op, file, at, bytes }));
+        let arrived = Arrived { op, file, at, bytes };
+        match self.commits.read_for(op) {
+            Some(lsn) => self.commit_read_arrived(lsn, &arrived),
+            None => self.events.push_back(Event::Read(arrived)),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Never: judging what is torn and what is damaged (`recovery.rs` does).
 
 use super::append::Log;
+use super::commit::Commits;
 use super::compaction::Compactor;
 use super::disk::{Disk, Done, FileId, Lane, OpId};
 use super::hint::{Entry, GROUPS, HintBuilder, HintFile};
@@ -15,7 +16,7 @@ use super::segment::{DATA_AT, Head, Seal, Segment, Segments, Seq, Slot};
 use super::small::Small;
 use super::space::{SPARE_NAME, Space, is_full};
 use super::state::SmallState;
-use super::{Options, Probe, Store};
+use super::{Fatal, Options, Probe, Store};
 use crate::id::{Epoch, Lsn, Uuid};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -88,6 +89,7 @@ impl<D: Disk> Store<D> {
             index: Index::default(),
             overlay: Overlay::default(),
             log,
+            commits: Commits::new(Lsn::ZERO),
             space: Space::default(),
             compactor: Compactor::default(),
             keys: 0,
@@ -95,12 +97,14 @@ impl<D: Disk> Store<D> {
             events: VecDeque::new(),
             health: None,
             failed: None,
+            log_reads: VecDeque::new(),
             scratch: Vec::new(),
         }
     }
 
     fn give_up(&mut self, corruption: super::Corruption) {
         (self.segments, self.log) = nowhere();
+        self.commits = Commits::new(Lsn::ZERO);
         (self.index, self.overlay, self.keys) = (Index::default(), Overlay::default(), 0);
         self.corrupt(corruption.file, corruption.offset, corruption.reason);
         self.events.clear();
@@ -127,8 +131,8 @@ impl<D: Disk> Store<D> {
         if let Some((found, head, seal)) = survey.sealed.last() {
             self.seal_anew(found.file, head, seal)?;
         }
-        (report.torn_bytes, report.records) = (run.torn_bytes, run.end.0 - survey.sealed_end().0);
-        self.rewrite_unsealed(survey, run, &mut sources, &mut uncommitted)?;
+        report.torn_bytes = run.torn_bytes;
+        report.records = self.rewrite_unsealed(survey, run, &mut sources, &mut uncommitted)?;
         self.fill_index(sources).map_err(|e| OpenError::Io("reading the hints", e))?;
         for record in uncommitted {
             self.make_pending(&record)?;
@@ -158,13 +162,16 @@ impl<D: Disk> Store<D> {
             self.remove(name);
         }
         self.settle()?;
-        if doomed.is_empty() { Ok(()) } else { self.sync_directory() }
+        if !doomed.is_empty() {
+            self.sync_directory()?;
+        }
+        Ok(())
     }
 
-    fn sync_directory(&mut self) -> Result<(), OpenError> {
+    pub(super) fn sync_directory(&mut self) -> Result<(), Fatal> {
         let op = self.disk.start_sync_dir(Lane::Background);
         self.start(op, super::Purpose::Removal);
-        Ok(self.settle()?)
+        self.settle()
     }
 
     /// Takes a sealed segment in: by its hint, or by reading it where there is none, or where it may hold records
@@ -251,7 +258,7 @@ impl<D: Disk> Store<D> {
                     all.push(hash, at, bytes, record.kind);
                     if record.lsn <= committed {
                         to_index.push(hash, at, bytes, record.kind);
-                    } else {
+                    } else if record.kind != Kind::Jump {
                         let place = Indexed { position: Position { slot, at }, bytes, kind: record.kind };
                         uncommitted.push(Uncommitted { lsn: record.lsn, key: record.key.to_vec(), place });
                     }
@@ -269,15 +276,16 @@ impl<D: Disk> Store<D> {
 
     /// Writes the run's records into new files, synced and installed in order, and the rest of the unsealed
     /// segments is removed: from here on nothing rests on bytes that may be in the page cache only. Each step leaves
-    /// a log from which the next start would recover the same.
+    /// a log from which the next start would recover the same. Returns how many records they are.
     fn rewrite_unsealed(
         &mut self,
         survey: &Survey,
         run: Run,
         sources: &mut Vec<(Slot, Source)>,
         uncommitted: &mut Vec<Uncommitted>,
-    ) -> Result<(), Stop> {
+    ) -> Result<u64, Stop> {
         let mut end = survey.sealed_end();
+        let mut records = 0;
         let mut epoch = Epoch::default();
         let in_run = run.ends.len().max(1);
         for n in 0..in_run {
@@ -294,6 +302,7 @@ impl<D: Disk> Store<D> {
             let mut builders = [HintBuilder::default(), HintBuilder::default()];
             let bytes = self.collect(slot, scan, data_end, run.committed, &mut builders, uncommitted);
             let [all, to_index] = builders;
+            records += bytes.records;
             let rewritten = self.rewrite(slot, bytes, end, run.committed, is_last)?;
             (end, epoch) = (rewritten.last, rewritten.epoch.max(epoch));
             if let Some((found, _)) = old {
@@ -302,7 +311,9 @@ impl<D: Disk> Store<D> {
             self.take_in(slot, rewritten, is_last);
             sources.push((slot, Source::Memory(to_index)));
             if is_last {
-                self.log = Log::new(slot, all, end, run.committed.min(end), epoch);
+                let committed = run.committed.min(end);
+                self.log = Log::new(slot, all, end, committed, epoch);
+                self.commits = Commits::new(committed);
             } else {
                 self.write_hint(slot, &all).map_err(OpenError::from)?;
             }
@@ -312,9 +323,9 @@ impl<D: Disk> Store<D> {
             self.disk.close(found.file);
             self.remove(&found.seq.log_name());
             self.settle().map_err(OpenError::from)?;
-            self.sync_directory()?;
+            self.sync_directory().map_err(OpenError::from)?;
         }
-        Ok(())
+        Ok(records)
     }
 
     fn head_of(&mut self, seq: Seq) -> Head {
@@ -332,7 +343,8 @@ impl<D: Disk> Store<D> {
         [all, to_index]: &mut [HintBuilder; 2],
         uncommitted: &mut Vec<Uncommitted>,
     ) -> Collected {
-        let mut collected = Collected { bytes: Vec::new(), last: Lsn(scan.expected.0 - 1), epoch: scan.epoch };
+        let mut collected =
+            Collected { bytes: Vec::new(), records: 0, last: Lsn(scan.expected.0 - 1), epoch: scan.epoch };
         let base = DATA_AT + record::MARK_BYTES as u64;
         while let Ok(Some(placed)) = scan.next_record(data_end) {
             let record = placed.record;
@@ -342,11 +354,12 @@ impl<D: Disk> Store<D> {
             all.push(hash, position.at, placed.bytes, record.kind);
             if record.lsn <= committed {
                 to_index.push(hash, position.at, placed.bytes, record.kind);
-            } else {
+            } else if record.kind != Kind::Jump {
                 let place = Indexed { position, bytes: placed.bytes, kind: record.kind };
                 uncommitted.push(Uncommitted { lsn: record.lsn, key: record.key.to_vec(), place });
             }
             (collected.last, collected.epoch) = (record.lsn, record.epoch);
+            collected.records += 1;
         }
         collected
     }
@@ -361,7 +374,7 @@ impl<D: Disk> Store<D> {
         is_last: bool,
     ) -> Result<Rewritten, OpenError> {
         let head = self.segments.get(slot).head;
-        let Collected { bytes, last, epoch } = collected;
+        let Collected { bytes, last, epoch, .. } = collected;
         let end = DATA_AT + 2 * record::MARK_BYTES as u64 + bytes.len() as u64;
         let name = head.seq.temporary_name();
         let io = |e| OpenError::Io("writing the log anew", e);
@@ -389,7 +402,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// `None`: there is no room, not even without the spare.
-    fn create_at_start(&mut self, name: &str, bytes: u64) -> io::Result<Option<(FileId, u64)>> {
+    pub(super) fn create_at_start(&mut self, name: &str, bytes: u64) -> io::Result<Option<(FileId, u64)>> {
         for may_give in [true, false] {
             let file = match self.disk.create(name) {
                 Err(error) if is_full(&error) => None,
@@ -460,15 +473,14 @@ impl<D: Disk> Store<D> {
                     wait_for(&mut self.disk, op).map_err(|e| OpenError::Io("reading the log", e))?;
                 }
                 Probe::Corrupt => {
-                    let found = self.health.take();
-                    self.events.clear();
+                    let found = self.health.clone();
                     return Err(found.map_or(OpenError::StateMissing.into(), Stop::Corrupt));
                 }
             }
         };
         debug_assert!(prior != Prior::Pending(*lsn));
         let hash = self.hash(key);
-        self.overlay.push(*lsn, hash, key, *place, prior);
+        self.overlay.push(*lsn, hash, key, *place, Some(prior));
         Ok(())
     }
 
@@ -501,6 +513,7 @@ fn nowhere() -> (Segments, Log) {
 /// The records of an unsealed segment.
 struct Collected {
     bytes: Vec<u8>,
+    records: u64,
     last: Lsn,
     epoch: Epoch,
 }

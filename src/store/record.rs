@@ -41,6 +41,9 @@ pub enum Kind {
     Set = 1,
     /// The key is absent: a tombstone.
     Delete = 2,
+    /// There is no record between the one before this and this one's lsn. It has neither key nor value. (3 is a
+    /// mark's number.)
+    Jump = 4,
 }
 
 /// A record, borrowing key and value.
@@ -50,13 +53,13 @@ pub struct Record<'a> {
     pub lsn: Lsn,
     /// The epoch of the primary that gave it its lsn.
     pub epoch: Epoch,
-    /// Set or delete.
+    /// Set, delete or jump.
     pub kind: Kind,
     /// Unix time in milliseconds after which the key counts as absent; 0: never.
     pub expiry_ms: u64,
-    /// 1 to [`MAX_KEY_BYTES`] bytes.
+    /// 1 to [`MAX_KEY_BYTES`] bytes; empty for a jump.
     pub key: &'a [u8],
-    /// Up to [`MAX_VALUE_BYTES`] bytes; empty for a delete.
+    /// Up to [`MAX_VALUE_BYTES`] bytes; empty for a delete and a jump.
     pub value: &'a [u8],
 }
 
@@ -138,11 +141,13 @@ pub(super) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
 /// Appends the record's bytes, padded, and returns how many they are.
 ///
 /// # Panics
-/// If key or value are longer than a record can hold, or the key is empty: the caller has limits of its own.
+/// If key or value are longer than a record can hold, the key is empty, or a jump has either: the caller has limits of
+/// its own.
 pub fn encode(out: &mut Vec<u8>, record: &Record<'_>) -> usize {
     let Record { key, value, .. } = record;
-    assert!(!key.is_empty() && key.len() <= MAX_KEY_BYTES, "a key of {} bytes", key.len());
-    assert!(value.len() <= MAX_VALUE_BYTES, "a value of {} bytes", value.len());
+    let is_jump = record.kind == Kind::Jump;
+    assert!(key.is_empty() == is_jump && key.len() <= MAX_KEY_BYTES, "a key of {} bytes", key.len());
+    assert!(value.len() <= if is_jump { 0 } else { MAX_VALUE_BYTES }, "a value of {} bytes", value.len());
     let length = RECORD_HEADER + key.len() + value.len();
     let mut head = [0_u8; RECORD_HEADER];
     put(&mut head, LENGTH_AT, &(length as u32).to_le_bytes());
@@ -168,39 +173,61 @@ pub fn encode(out: &mut Vec<u8>, record: &Record<'_>) -> usize {
 /// # Errors
 /// Where the bytes are no whole, sound record. Zeros are none.
 pub fn decode(bytes: &[u8]) -> Result<(Record<'_>, usize), BadRecord> {
+    let (length, total) = lengths(bytes)?;
+    if crc32c::crc32c(&bytes[LENGTH_AT..total]) != u32_at(bytes, CRC_AT) {
+        return Err(BadRecord::Checksum);
+    }
+    Ok((fields(bytes, length)?, total))
+}
+
+/// As [`decode`], for bytes whose checksum is known to be right.
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn decode_again(bytes: &[u8]) -> Result<(Record<'_>, usize), BadRecord> {
+    let (length, total) = lengths(bytes)?;
+    Ok((fields(bytes, length)?, total))
+}
+
+/// The record's length without and with its padding; all of it is there.
+fn lengths(bytes: &[u8]) -> Result<(usize, usize), BadRecord> {
     if bytes.len() < RECORD_HEADER {
         return Err(BadRecord::Short(RECORD_HEADER));
     }
     let length = u32_at(bytes, LENGTH_AT);
     let total = padded(length as usize);
-    if (length as usize) <= RECORD_HEADER || total > MAX_RECORD_BYTES {
+    if (length as usize) < RECORD_HEADER || total > MAX_RECORD_BYTES {
         return Err(BadRecord::Length(length));
     }
     if bytes.len() < total {
         return Err(BadRecord::Short(total));
     }
-    if crc32c::crc32c(&bytes[LENGTH_AT..total]) != u32_at(bytes, CRC_AT) {
-        return Err(BadRecord::Checksum);
-    }
+    Ok((length as usize, total))
+}
+
+/// The fields of a whole record of this length.
+fn fields(bytes: &[u8], length: usize) -> Result<Record<'_>, BadRecord> {
     let kind = match bytes[KIND_AT] {
         1 => Kind::Set,
         2 => Kind::Delete,
+        4 => Kind::Jump,
         _ => return Err(BadRecord::Field),
     };
     let key_end = RECORD_HEADER + u16_at(bytes, KEY_LENGTH_AT) as usize;
     let reserved_is_zero = bytes[RESERVED_AT..RECORD_HEADER].iter().all(|b| *b == 0);
-    if key_end == RECORD_HEADER || key_end > length as usize || !reserved_is_zero {
+    let is_jump = kind == Kind::Jump;
+    let jumps_rightly = !is_jump || (length == RECORD_HEADER && u64_at(bytes, EXPIRY_AT) == 0);
+    if (key_end == RECORD_HEADER) != is_jump || key_end > length || !reserved_is_zero || !jumps_rightly {
         return Err(BadRecord::Field);
     }
-    let record = Record {
+    Ok(Record {
         lsn: Lsn(u64_at(bytes, LSN_AT)),
         epoch: Epoch(u64_at(bytes, EPOCH_AT)),
         kind,
         expiry_ms: u64_at(bytes, EXPIRY_AT),
         key: &bytes[RECORD_HEADER..key_end],
-        value: &bytes[key_end..length as usize],
-    };
-    Ok((record, total))
+        value: &bytes[key_end..length],
+    })
 }
 
 /// The mark's bytes in a segment with this salt.
@@ -291,6 +318,23 @@ mod tests {
     fn zeros_are_neither() {
         assert_eq!(decode(&[0; 64]), Err(BadRecord::Length(0)));
         assert_eq!(decode_mark(&[0; 64], 0), None);
+    }
+
+    #[test]
+    fn a_jump_has_a_place_and_nothing_else() {
+        let jump = Record { lsn: Lsn(9), epoch: Epoch(2), kind: Kind::Jump, expiry_ms: 0, key: b"", value: b"" };
+        let mut bytes = Vec::new();
+        assert_eq!(encode(&mut bytes, &jump), RECORD_HEADER);
+        assert_eq!(decode(&bytes), Ok((jump, RECORD_HEADER)));
+        let set = Record { kind: Kind::Set, key: b"k", ..jump };
+        for (record, kind) in [(jump, 1), (jump, 2), (set, 4), (Record { expiry_ms: 1, ..jump }, 4)] {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &record);
+            bytes[KIND_AT] = kind;
+            let crc = crc32c::crc32c(&bytes[LENGTH_AT..]);
+            put(&mut bytes, CRC_AT, &crc.to_le_bytes());
+            assert_eq!(decode(&bytes), Err(BadRecord::Field), "{record:?} as kind {kind}");
+        }
     }
 
     #[test]

@@ -12,11 +12,12 @@
 use super::disk::{Disk, FileId};
 use super::record;
 use super::scan::{Claims, Scan, without_trailing_zeros};
-use super::segment::{DATA_AT, Head, Seal, Seq};
+use super::segment::{DATA_AT, FORMAT, Head, Seal, Seq};
 use super::state::{BadState, SmallState};
 use super::{Corruption, Fatal, Options, Store, rebuild};
 use crate::id::{Epoch, Lsn, Uuid};
 use std::io;
+use std::net::SocketAddr;
 
 /// At most: the previous, the active and the prepared segment.
 const MOST_UNSEALED: usize = 3;
@@ -30,6 +31,14 @@ pub enum OpenError {
     State(BadState),
     /// There is a log, but no small state.
     StateMissing,
+    /// The node's file is damaged.
+    NodeDamaged,
+    /// The node's file was written by a later version, with this format.
+    NodeNewer(u32),
+    /// There is data, but no node's file.
+    NodeMissing,
+    /// The directory is this other node's.
+    OtherNode(SocketAddr),
     /// There is no room for what a start has to write.
     Full,
     /// The disk failed.
@@ -48,6 +57,23 @@ impl std::fmt::Display for OpenError {
                 "the data directory has a log, but its file `state` is missing: restore the whole directory, or empty \
                  it and let the node be filled by a peer"
             ),
+            OpenError::NodeDamaged => write!(
+                f,
+                "the file `node` is damaged, so this node no longer knows which of its data counts: restore the whole \
+                 directory, or empty it and let the node be filled by a peer"
+            ),
+            OpenError::NodeNewer(format) => write!(
+                f,
+                "the file `node` has format {format}, but this version reads up to {FORMAT}: run the newer dkv"
+            ),
+            OpenError::NodeMissing => write!(
+                f,
+                "the data directory has data, but its file `node` is missing: restore the whole directory, or empty \
+                 it and let the node be filled by a peer"
+            ),
+            OpenError::OtherNode(owner) => {
+                write!(f, "the data directory belongs to the node {owner}: give this node another --data-dir")
+            }
             OpenError::Full => write!(
                 f,
                 "the disk is full: a start has to write the last part of the log anew and found no room for it; free \
@@ -194,19 +220,22 @@ pub(super) fn read_file<D: Disk>(disk: &mut D, file: FileId, len: u64) -> io::Re
     Ok(bytes)
 }
 
-pub(super) fn read_state<D: Disk>(disk: &mut D, names: &[String]) -> Result<Option<SmallState>, OpenError> {
-    if !names.iter().any(|name| name == super::state::STATE_NAME) {
+/// All bytes of a file. `None`: there is none.
+pub(super) fn read_if_there<D: Disk>(disk: &mut D, names: &[String], name: &str) -> io::Result<Option<Vec<u8>>> {
+    if !names.iter().any(|other| other == name) {
         return Ok(None);
     }
-    let mut read = || {
-        let file = disk.open(super::state::STATE_NAME)?;
-        let len = disk.len(file)?;
-        let bytes = read_file(disk, file, len);
-        disk.close(file);
-        bytes
-    };
-    let bytes = read().map_err(|e| OpenError::Io("reading the small state", e))?;
-    SmallState::decode(&bytes).map(Some).map_err(OpenError::State)
+    let file = disk.open(name)?;
+    let len = disk.len(file)?;
+    let bytes = read_file(disk, file, len);
+    disk.close(file);
+    bytes.map(Some)
+}
+
+pub(super) fn read_state<D: Disk>(disk: &mut D, names: &[String]) -> Result<Option<SmallState>, OpenError> {
+    let bytes = read_if_there(disk, names, super::state::STATE_NAME);
+    let bytes = bytes.map_err(|e| OpenError::Io("reading the small state", e))?;
+    bytes.map(|bytes| SmallState::decode(&bytes)).transpose().map_err(OpenError::State)
 }
 
 /// All segment files with their heads and seals, in order.
@@ -227,7 +256,7 @@ pub(super) fn read_heads<D: Disk>(disk: &mut D, names: &[String]) -> Result<Vec<
 
 /// Whether this is no more than what a first start leaves when it is cut short: one segment with two marks. One that
 /// holds anything else, be it damaged, is somebody's log.
-fn is_unused<D: Disk>(disk: &mut D, found: &[Found]) -> Result<bool, OpenError> {
+pub(super) fn is_unused<D: Disk>(disk: &mut D, found: &[Found]) -> Result<bool, OpenError> {
     let [Found { file, len, seal: None, seq: Seq(1), head }] = found else {
         return Ok(false);
     };

@@ -1,7 +1,7 @@
 //! Owns: reading a segment's bytes from front to back, and looking for marks behind a place where that ends.
 //! Never: files; what follows from what is found.
 
-use super::record::{self, MARK_SALT_AT, Record};
+use super::record::{self, Kind, MARK_SALT_AT, Record};
 use super::segment::{DATA_AT, Frame, frame};
 use crate::id::{Epoch, Lsn};
 
@@ -106,7 +106,8 @@ impl<'a> Scan<'a> {
     }
 
     fn check_order(&self, record: &Record<'_>) -> Result<(), String> {
-        let in_order = record.lsn == self.expected || (self.gaps_allowed && record.lsn > self.expected);
+        let may_jump = self.gaps_allowed || record.kind == Kind::Jump;
+        let in_order = record.lsn == self.expected || (may_jump && record.lsn > self.expected);
         if in_order && record.epoch >= self.epoch {
             return Ok(());
         }

@@ -249,6 +249,7 @@ impl Segment {
                 (self.tombstone_records, self.tombstone_bytes) =
                     (self.tombstone_records + 1, self.tombstone_bytes + bytes);
             }
+            Kind::Jump => unreachable!("the index points to no jump"),
         }
     }
 
@@ -260,6 +261,7 @@ impl Segment {
                 (self.tombstone_records, self.tombstone_bytes) =
                     (self.tombstone_records - 1, self.tombstone_bytes - bytes);
             }
+            Kind::Jump => unreachable!("the index points to no jump"),
         }
     }
 }
@@ -311,6 +313,12 @@ impl Segments {
         assert_eq!(&self.order[start..start + inputs.len()], inputs);
         self.order.splice(start..start + inputs.len(), [output]);
         inputs.iter().filter_map(|slot| self.remove_slot(*slot)).collect()
+    }
+
+    /// Takes the last segment of the order out.
+    pub fn pop(&mut self) -> Option<Segment> {
+        let slot = self.order.pop()?;
+        self.remove_slot(slot)
     }
 
     fn remove_slot(&mut self, slot: Slot) -> Option<Segment> {

@@ -57,6 +57,7 @@ impl<D: Disk> Store<D> {
     pub fn persist(&mut self, change: impl FnOnce(&mut SmallState)) -> Result<PersistId, Fatal> {
         self.check()?;
         change(&mut self.small.state);
+        self.small.state.bound();
         self.small.asked.0 += 1;
         self.persist_retry().map_err(|fatal| self.fail(fatal))?;
         Ok(self.small.asked)

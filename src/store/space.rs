@@ -9,7 +9,7 @@
 
 use super::append::StageError;
 use super::disk::{Disk, Done, FileId, Lane};
-use super::record::{Kind, MARK_BYTES};
+use super::record::{Kind, MARK_BYTES, MAX_RECORD_BYTES};
 use super::{Fatal, Purpose, Store};
 use std::io;
 
@@ -89,6 +89,52 @@ impl<D: Disk> Store<D> {
         let grown = self.judge_reserve(grown)?;
         self.segments.get_mut(self.log.active).reserved = grown.max(reserved);
         Ok(())
+    }
+
+    /// How many bytes [`Store::append`] will take now, before [`Store::write_turn`]: for whoever sends them. Where the
+    /// tail is empty, one record of any length. 0: the disk, or the tail of what is not committed, is full.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        if self.health.is_some() || self.failed.is_some() {
+            return 0;
+        }
+        let file_bytes = self.options.file_bytes();
+        let active = self.segments.get(self.log.active);
+        if active.end >= 2 * file_bytes && !self.can_rotate() {
+            return 0;
+        }
+        let tail = match self.overlay.bytes() {
+            0 => self.options.overlay_bytes.max(MAX_RECORD_BYTES as u64),
+            pending => self.options.overlay_bytes.saturating_sub(pending),
+        };
+        if self.space.is_full { tail.min(self.reserved_room()) } else { tail }
+    }
+
+    /// How many bytes of records [`Store::append`] will take from now on, in as many calls and turns as they come in,
+    /// without waiting for the disk: what may be on the way to this store. 0 where [`Store::room_bytes`] is.
+    #[must_use]
+    pub fn window_bytes(&self) -> u64 {
+        let most = 2 * self.options.file_bytes();
+        let end = self.segments.get(self.log.active).end;
+        let log = if self.can_rotate() { most } else { most.saturating_sub(end) };
+        // Each turn adds a mark, which is no longer than a record.
+        self.room_bytes().min(log / 2)
+    }
+
+    /// What of the active segment's reserved space sets may use on a full disk.
+    fn reserved_room(&self) -> u64 {
+        let active = self.segments.get(self.log.active);
+        let is_usable = self.space.spare_reserved >= active.reserved;
+        let kept = MARK_BYTES as u64 + self.options.step_bytes();
+        if is_usable { active.reserved.saturating_sub(active.end + kept) } else { 0 }
+    }
+
+    /// On a full disk nothing may be sent to be appended, so it is looked for room once a turn unasked.
+    pub(super) fn look_for_room(&mut self) {
+        if self.space.is_full && self.space.may_try() && self.health.is_none() {
+            // What it finds is in `is_full` and in what is reserved.
+            let _ = self.make_room(Kind::Set, self.reserved_room() + self.options.step_bytes());
+        }
     }
 
     /// Whether a record may make the active segment grow although the spare cannot: the next start has room for it.

@@ -1,43 +1,36 @@
-//! Owns: the small state: what a node must not forget and that is not in the log, and its bytes.
+//! Owns: the small state: what a copy must not forget and that is not in its log, and its bytes.
 //! Never: what any of it means to leases or elections.
 
 use super::record::{u32_at, u64_at, u128_at};
 use super::segment::FORMAT;
 use crate::id::{Epoch, Lsn, Uuid};
-use std::net::SocketAddr;
 
 /// The file's name.
 pub const STATE_NAME: &str = "state";
 /// The name under which a new one is written before it is installed.
 pub const STATE_TEMPORARY: &str = "state.tmp";
 /// Space that is kept for a new one, in bytes; a longer state needs room on the disk when it is written.
-pub const STATE_RESERVED_BYTES: u64 = 4096;
+pub const STATE_RESERVED_BYTES: u64 = 8192;
+/// The most epochs that the lineage keeps: the newest.
+pub const MOST_LINEAGE: usize = 256;
 const MAGIC: &[u8; 8] = b"dkv-stat";
 const CRC_BYTES: usize = 4;
 
-/// What a node must not forget and that is not in its log. Changed by [`super::Store::persist`] only.
+/// What a copy must not forget and that is not in its log. Changed by [`super::Store::persist`] only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmallState {
-    /// The node whose directory this is.
-    pub address: SocketAddr,
     /// Names the content of the log: a directory that was emptied has another one.
     pub store: Uuid,
-    /// Names the voter: apart from `store`, so that a bad register does not unsync a good copy.
-    pub voter: Uuid,
     /// Seeds the index's hash and the segments' salts. Secret.
     pub hash_seed: u128,
-    /// The cluster's id; zero before it is formed.
-    pub cluster: Uuid,
-    /// The fingerprint of the table that the node last served under; 0: none yet.
-    pub fingerprint: u64,
-    /// The highest epoch that the node has acted in or promised.
+    /// The highest epoch that the copy has acted in or followed.
     pub epoch: Epoch,
-    /// Where each epoch began in this copy's log: its first lsn. Both grow.
+    /// Where each epoch began in this copy's log: its first lsn. Both grow. At most [`MOST_LINEAGE`] are kept.
     pub lineage: Vec<(Epoch, Lsn)>,
     /// No tombstone above this was ever dropped: a copy that shares less with this one needs all of it.
     pub tombstone_floor: Lsn,
-    /// The largest grace ever granted, in milliseconds.
-    pub largest_grace_ms: u64,
+    /// Whether this copy has ever had everything: one that is still being filled has not.
+    pub whole: bool,
 }
 
 /// Why a small state cannot be read.
@@ -54,7 +47,7 @@ impl std::fmt::Display for BadState {
         match self {
             BadState::Damaged => write!(
                 f,
-                "the file `{STATE_NAME}` is damaged, so this node no longer knows who it is: empty the directory and \
+                "the file `{STATE_NAME}` is damaged, so this copy no longer knows what it holds: empty the directory and \
                  let the node be filled by a peer, or restore the whole directory"
             ),
             BadState::Newer(format) => write!(
@@ -66,37 +59,29 @@ impl std::fmt::Display for BadState {
 }
 
 impl SmallState {
-    /// A new node's state.
+    /// A new store's state.
     #[must_use]
-    pub fn new(address: SocketAddr, store: Uuid, voter: Uuid, hash_seed: u128) -> Self {
-        SmallState {
-            address,
-            store,
-            voter,
-            hash_seed,
-            cluster: Uuid::default(),
-            fingerprint: 0,
-            epoch: Epoch::default(),
-            lineage: Vec::new(),
-            tombstone_floor: Lsn::ZERO,
-            largest_grace_ms: 0,
-        }
+    pub fn new(store: Uuid, hash_seed: u128, whole: bool) -> Self {
+        SmallState { store, hash_seed, epoch: Epoch::default(), lineage: Vec::new(), tombstone_floor: Lsn::ZERO, whole }
     }
 
-    /// The file's bytes: magic, format, the fields in order, crc32c of all before it. Integers are little-endian;
-    /// the address is text behind its length; the lineage stands behind its number of pairs.
+    /// Forgets the oldest epochs of a lineage that is too long.
+    pub(super) fn bound(&mut self) {
+        let surplus = self.lineage.len().saturating_sub(MOST_LINEAGE);
+        self.lineage.drain(..surplus);
+    }
+
+    /// The file's bytes: magic, format, store, hash seed, epoch, tombstone floor, whole (0 or 1) as u64, the lineage
+    /// behind its number of pairs, crc32c of all before it. Integers are little-endian.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&FORMAT.to_le_bytes());
-        let address = self.address.to_string();
-        out.extend_from_slice(&(address.len() as u32).to_le_bytes());
-        out.extend_from_slice(address.as_bytes());
-        for wide in [self.store.0, self.voter.0, self.hash_seed, self.cluster.0] {
+        for wide in [self.store.0, self.hash_seed] {
             out.extend_from_slice(&wide.to_le_bytes());
         }
-        for word in [self.fingerprint, self.epoch.0, self.tombstone_floor.0, self.largest_grace_ms] {
+        for word in [self.epoch.0, self.tombstone_floor.0, u64::from(self.whole)] {
             out.extend_from_slice(&word.to_le_bytes());
         }
         out.extend_from_slice(&(self.lineage.len() as u32).to_le_bytes());
@@ -125,10 +110,8 @@ impl SmallState {
     }
 
     fn decode_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        let address_bytes = fields.u32()? as usize;
-        let address = std::str::from_utf8(fields.take(address_bytes)?).ok()?.parse().ok()?;
-        let [store, voter, hash_seed, cluster] = [fields.u128()?, fields.u128()?, fields.u128()?, fields.u128()?];
-        let [fingerprint, epoch, floor, grace] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+        let [store, hash_seed] = [fields.u128()?, fields.u128()?];
+        let [epoch, floor, whole] = [fields.u64()?, fields.u64()?, fields.u64()?];
         let pairs = fields.u32()?;
         let mut lineage = Vec::new();
         for _ in 0..pairs {
@@ -137,48 +120,44 @@ impl SmallState {
         let crc = crc32c::crc32c(&fields.bytes[..fields.at]);
         let sound = fields.u32()? == crc;
         sound.then_some(SmallState {
-            address,
             store: Uuid(store),
-            voter: Uuid(voter),
             hash_seed,
-            cluster: Uuid(cluster),
-            fingerprint,
             epoch: Epoch(epoch),
             lineage,
             tombstone_floor: Lsn(floor),
-            largest_grace_ms: grace,
+            whole: whole == 1,
         })
     }
 
     /// The bytes that the file takes.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        let fixed = MAGIC.len() + 4 + 4 + 4 * 16 + 4 * 8 + 4 + CRC_BYTES;
-        fixed + self.address.to_string().len() + 16 * self.lineage.len()
+        MAGIC.len() + 4 + 2 * 16 + 3 * 8 + 4 + 16 * self.lineage.len() + CRC_BYTES
     }
 }
 
-struct Fields<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// Takes little-endian fields off a file's bytes, one after the other.
+pub(super) struct Fields<'a> {
+    pub bytes: &'a [u8],
+    pub at: usize,
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let taken = self.bytes.get(self.at..self.at.checked_add(bytes)?)?;
         self.at += bytes;
         Some(taken)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         self.take(4).map(|bytes| u32_at(bytes, 0))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         self.take(8).map(|bytes| u64_at(bytes, 0))
     }
 
-    fn u128(&mut self) -> Option<u128> {
+    pub fn u128(&mut self) -> Option<u128> {
         self.take(16).map(|bytes| u128_at(bytes, 0))
     }
 }
@@ -188,11 +167,9 @@ mod tests {
     use super::*;
 
     fn state() -> SmallState {
-        let address = "127.0.0.1:8080".parse().unwrap();
-        let mut state = SmallState::new(address, Uuid(1), Uuid(2), 3 << 100);
+        let mut state = SmallState::new(Uuid(1), 3 << 100, true);
         state.epoch = Epoch(7);
         state.lineage = vec![(Epoch(1), Lsn(1)), (Epoch(7), Lsn(900))];
-        state.largest_grace_ms = 600;
         state
     }
 
@@ -202,6 +179,16 @@ mod tests {
         assert_eq!(bytes.len(), state().encoded_bytes());
         bytes.resize(STATE_RESERVED_BYTES as usize, 0);
         assert_eq!(SmallState::decode(&bytes), Ok(state()));
+    }
+
+    #[test]
+    fn a_long_lineage_forgets_its_oldest_and_fits_what_is_reserved() {
+        let mut state = state();
+        state.lineage = (1..1000).map(|n| (Epoch(n), Lsn(n * 10))).collect();
+        state.bound();
+        assert_eq!(state.lineage.first(), Some(&(Epoch(744), Lsn(7440))));
+        assert_eq!(state.lineage.last(), Some(&(Epoch(999), Lsn(9990))));
+        assert!(state.encoded_bytes() <= STATE_RESERVED_BYTES as usize);
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl<D: Disk> Store<D> {
                 if self.log.durable < last || mark_unsynced {
                     (file, Syncing::Records(last))
                 } else {
-                    let seal = segment.seal(self.log.committed).encode(segment.head.salt);
+                    let seal = segment.seal(self.commits.goal).encode(segment.head.salt);
                     let written = self.disk.write(file, Seal::AT, &[IoSlice::new(&seal)]);
                     written.map_err(|e| Fatal::new("sealing a segment of the log", &e))?;
                     (file, Syncing::Seal)

@@ -20,13 +20,19 @@ fn value(n: usize) -> Vec<u8> {
 
 /// A cluster of two shards whose second has 60 keys in a log of several files, and is stopped.
 fn filled() -> (Cluster, Vec<String>) {
-    let cluster = Cluster::started(2, 1, SMALL_LOG);
+    let (cluster, keys) = running(1);
+    cluster.stop(1);
+    (cluster, keys)
+}
+
+/// The same with so many copies of each shard, and running.
+fn running(copies: usize) -> (Cluster, Vec<String>) {
+    let cluster = Cluster::started(2, copies, SMALL_LOG);
     let keys: Vec<String> = (0..60).map(|n| cluster.key(1, n)).collect();
     let mut client = cluster.client(0);
     for (n, key) in keys.iter().enumerate() {
         is(&set(&mut client, key, &value(n)), 201, b"OK\n");
     }
-    cluster.stop(1);
     (cluster, keys)
 }
 
@@ -123,6 +129,50 @@ fn damage_that_a_read_finds() {
     let answer = get(&mut client, &keys[10]);
     assert!(answer.status == 503 && answer.text().contains("damaged"), "{answer:?}");
     damaged(&cluster, &keys, name(&file));
+}
+
+/// A copy of the second shard of a cluster of pairs has got all data anew: it is in sync, and its log is sound.
+fn is_repaired(cluster: &Cluster, keys: &[String], node: usize) {
+    cluster.wait_for_log(node, "this copy has got all data anew");
+    cluster.wait_until_ready(node);
+    let mut client = cluster.client(node);
+    for (n, key) in keys.iter().enumerate() {
+        is(&client.call(&format!("GET /get?key={key}&consistency=stale"), ""), 200, &value(n));
+    }
+    is(&set(&mut cluster.client(0), &cluster.key(1, 100), b"new"), 201, b"OK\n");
+    // It is in sync: the other copy is not needed.
+    cluster.kill(5 - node);
+    is(&get(&mut cluster.client(0), &cluster.key(1, 100)), 200, b"new");
+    for (n, key) in keys.iter().enumerate() {
+        is(&get(&mut cluster.client(0), key), 200, &value(n));
+    }
+    cluster.stop(node);
+    let (code, told) = dkv(&["log", "verify", cluster.data(node).to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{told}");
+}
+
+#[test]
+fn a_copy_whose_damage_a_start_finds_is_repaired_by_the_other() {
+    let (cluster, keys) = running(2);
+    cluster.stop(2);
+    let file = flip(&cluster, 2, 10);
+    fs::remove_file(file.with_extension("hint")).unwrap();
+    cluster.spawn(2);
+    is_repaired(&cluster, &keys, 2);
+}
+
+#[test]
+fn a_primary_whose_damage_a_read_finds_lets_the_other_lead_and_is_repaired() {
+    let (cluster, keys) = running(2);
+    flip(&cluster, 2, 10);
+    let mut client = cluster.client(0);
+    let mut answer = get(&mut client, &keys[10]);
+    while answer.status == 503 {
+        assert!(answer.text().contains("damaged"), "{answer:?}");
+        answer = get(&mut client, &keys[10]);
+    }
+    is(&answer, 200, &value(10));
+    is_repaired(&cluster, &keys, 2);
 }
 
 #[test]

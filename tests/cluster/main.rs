@@ -6,9 +6,12 @@ mod support;
 
 mod crashes;
 mod damage;
+mod failover;
 mod failures;
 mod forwarding;
 mod limits;
+mod load;
+mod orderly;
 mod tables;
 mod termination;
 

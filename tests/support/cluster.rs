@@ -55,6 +55,10 @@ impl Cluster {
         self.addresses.len()
     }
 
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+
     /// The table's primary of a shard.
     pub fn primary(&self, shard: usize) -> usize {
         shard * self.copies
@@ -186,6 +190,13 @@ impl Cluster {
         while !fs::read_to_string(&stat).unwrap().contains(") T ") {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether the process was stopped where it stands.
+    pub fn is_frozen(&self, node: usize) -> bool {
+        let pid = self.child(node).as_ref().map(Pid::from_child);
+        let stat = pid.map(|pid| fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())));
+        stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
     }
 
     pub fn thaw(&self, node: usize) {

@@ -27,6 +27,8 @@ pub struct Load {
     pub commits_late: bool,
     /// Whether the page cache is emptied now and then.
     pub evicts: bool,
+    /// One turn in so many stages a jump; 0: none does.
+    pub jump_once_in: u64,
 }
 
 impl Default for Load {
@@ -40,11 +42,12 @@ impl Default for Load {
             polls: 2,
             commits_late: false,
             evicts: false,
+            jump_once_in: 0,
         }
     }
 }
 
-/// A write as it was staged.
+/// A write as it was staged; or, without a key, a jump over one lsn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     pub kind: Kind,
@@ -85,6 +88,8 @@ pub struct Driver {
     /// Writes that were refused.
     pub refused_full: u64,
     pub refused_busy: u64,
+    /// Cold reads for other copies that came back.
+    pub log_reads: u64,
     /// Which epoch the small state had with each change that was asked for, and the last that is durable.
     asked: BTreeMap<PersistId, u64>,
     persisted: u64,
@@ -95,7 +100,7 @@ pub fn address() -> SocketAddr {
 }
 
 pub fn fresh() -> SmallState {
-    SmallState::new(address(), Uuid(0x1111), Uuid(0x2222), 0x3333_0000_0000_0000_0000_4444)
+    SmallState::new(Uuid(0x1111), 0x3333_0000_0000_0000_0000_4444, true)
 }
 
 impl Driver {
@@ -114,6 +119,7 @@ impl Driver {
             opened: 0,
             refused_full: 0,
             refused_busy: 0,
+            log_reads: 0,
             asked: BTreeMap::new(),
             persisted: 0,
         }
@@ -164,6 +170,7 @@ impl Driver {
             match kind {
                 Kind::Set => drop(self.model.insert(key, (lsn, value))),
                 Kind::Delete => drop(self.model.remove(&key)),
+                Kind::Jump => {}
             }
         }
         self.modelled = self.modelled.max(upto);
@@ -180,6 +187,7 @@ impl Driver {
                     }
                 }
                 Event::Read(arrived) => self.arrived.push(arrived),
+                Event::LogRead(_) => self.log_reads += 1,
                 Event::Persisted(id) => self.persisted = self.asked.get(&id).copied().unwrap_or(self.persisted),
                 Event::Corrupt => return Err(Halt::Corrupt),
             }
@@ -255,7 +263,7 @@ impl Driver {
         let kind = if deletes { Kind::Delete } else { Kind::Set };
         let value = match kind {
             Kind::Set => vec![self.dice.next() as u8; self.dice.below(self.load.longest_value + 1) as usize],
-            Kind::Delete => Vec::new(),
+            Kind::Delete | Kind::Jump => Vec::new(),
         };
         Write { kind, key, value }
     }
@@ -282,6 +290,23 @@ impl Driver {
         Ok(false)
     }
 
+    /// Stages a jump over a few lsns.
+    fn jump(&mut self) -> Result<(), Halt> {
+        let over = 1 + self.dice.below(5);
+        let to = Lsn(self.store().end().0 + over);
+        match self.store().jump(Epoch(1), to) {
+            Ok(lsn) => {
+                assert_eq!((lsn, self.store().end()), (to, to));
+                let nothing = Write { kind: Kind::Jump, key: Vec::new(), value: Vec::new() };
+                self.history.resize(to.0 as usize, nothing);
+            }
+            Err(StageError::Full) => self.refused_full += 1,
+            Err(StageError::Busy) => self.refused_busy += 1,
+            Err(StageError::Corrupt) => return Err(Halt::Corrupt),
+        }
+        Ok(())
+    }
+
     /// One turn of the loop.
     pub fn turn(&mut self) -> Result<(), Halt> {
         for _ in 0..self.load.polls {
@@ -298,6 +323,9 @@ impl Driver {
         for _ in 0..self.dice.below(self.load.most_of_a_turn + 1) {
             let write = self.any_write();
             self.write(write)?;
+        }
+        if self.load.jump_once_in > 0 && self.dice.once_in(self.load.jump_once_in) {
+            self.jump()?;
         }
         self.check_some(2)?;
         self.store().write_turn()?;
@@ -367,7 +395,7 @@ impl Driver {
         let mut keys: Vec<Vec<u8>> = self.history.iter().map(|write| write.key.clone()).collect();
         keys.sort_unstable();
         keys.dedup();
-        for key in keys {
+        for key in keys.into_iter().filter(|key| !key.is_empty()) {
             self.check(&key)?;
         }
         assert_eq!(self.store().keys(), self.model.len() as u64);

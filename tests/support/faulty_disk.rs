@@ -13,7 +13,8 @@
 //! - Reads that are not in the page cache ([`Machine::evict`]) come back later, whole; the part that is there is
 //!   given at once.
 //!
-//! Completions come in an order that the seed decides; those of a lane in the order in which they were started.
+//! Completions come in an order that the seed decides; those of a lane in the order in which they were started. Where
+//! the time is told ([`Machine::tell_time`]), each takes as long as the seed decides, and none comes early.
 //!
 //! Never: what the bytes mean.
 
@@ -32,11 +33,14 @@ const PAGE: u64 = 4096;
 pub enum Fault {
     /// This call fails; those behind it do not.
     Error,
+    /// The first write, sync or change of a name from this call on fails; reads do not, nor what is behind it.
+    WriteError,
     /// The machine stops: this call and all behind it do nothing and fail.
     Stop,
 }
 
 type Inode = usize;
+type Handle = u32;
 type Completion = (OpId, io::Result<Done>);
 
 #[derive(Debug, Clone, Default)]
@@ -144,7 +148,25 @@ enum Work {
     SyncDir(u64),
     Install(Inode, String, String),
     Remove(String),
+    Clear(String),
     Read(Inode, u64, usize),
+}
+
+#[derive(Debug)]
+struct Started {
+    op: OpId,
+    handle: Handle,
+    work: Work,
+    /// When it is done, where the time is told.
+    due_ns: u64,
+}
+
+/// How long operations take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    now_ns: u64,
+    least_ns: u64,
+    most_ns: u64,
 }
 
 #[derive(Debug)]
@@ -153,8 +175,18 @@ struct World {
     names: BTreeMap<String, Inode>,
     durable_names: BTreeMap<String, Inode>,
     name_changes: Vec<(u64, DirectoryChange)>,
-    open: Vec<Option<Inode>>,
-    queues: [VecDeque<(OpId, Work)>; 4],
+    /// By which handle, too.
+    open: Vec<Option<(Inode, Handle)>>,
+    queues: [VecDeque<Started>; 4],
+    /// What was done for a handle while another one waited.
+    done: VecDeque<(Handle, Completion)>,
+    handles: Handle,
+    /// `None`: nobody tells the time, and the seed decides at each poll.
+    pace: Option<Pace>,
+    /// Until when the process was waiting for the disk: for ever, where that hung.
+    waited_until_ns: u64,
+    /// Every write since it was taken last, where somebody watches.
+    watched: Option<Vec<(String, Vec<u8>)>>,
     /// `None`: everything is in the page cache.
     cached: Option<BTreeSet<(Inode, u64)>>,
     capacity: u64,
@@ -172,9 +204,51 @@ struct World {
 #[derive(Debug, Clone)]
 pub struct Machine(Rc<RefCell<World>>);
 
-/// The disk as a process sees it.
+/// The disk as a process sees it: a handle onto the files whose names begin with a prefix.
 #[derive(Debug)]
-pub struct FaultyDisk(Rc<RefCell<World>>);
+pub struct FaultyDisk {
+    world: Rc<RefCell<World>>,
+    prefix: String,
+    handle: Handle,
+}
+
+impl FaultyDisk {
+    fn with_prefix(world: &Rc<RefCell<World>>, prefix: String) -> FaultyDisk {
+        let mut inner = world.borrow_mut();
+        inner.handles += 1;
+        FaultyDisk { world: Rc::clone(world), prefix, handle: inner.handles }
+    }
+
+    fn start(&self, queue: usize, work: Work) -> OpId {
+        self.world.borrow_mut().start(queue, self.handle, work)
+    }
+
+    /// What was done for this handle while another one waited.
+    fn next_done(&self) -> Option<Completion> {
+        let mut world = self.world.borrow_mut();
+        let at = world.done.iter().position(|(handle, _)| *handle == self.handle)?;
+        world.done.remove(at).map(|(_, completion)| completion)
+    }
+
+    /// Does the next operation of some queue. `false`: there is none that could be done.
+    fn work(&self, next: impl FnOnce(&mut World) -> Option<(Handle, Completion)>) -> bool {
+        let mut world = self.world.borrow_mut();
+        let done = next(&mut world);
+        let worked = done.is_some();
+        world.done.extend(done);
+        worked
+    }
+}
+
+impl Drop for FaultyDisk {
+    fn drop(&mut self) {
+        let mut world = self.world.borrow_mut();
+        world.done.retain(|(handle, _)| *handle != self.handle);
+        for open in world.open.iter_mut().filter(|open| open.is_some_and(|(_, handle)| handle == self.handle)) {
+            *open = None;
+        }
+    }
+}
 
 impl Machine {
     pub fn new(seed: u64) -> Machine {
@@ -185,6 +259,11 @@ impl Machine {
             name_changes: Vec::new(),
             open: Vec::new(),
             queues: Default::default(),
+            done: VecDeque::new(),
+            handles: 0,
+            pace: None,
+            waited_until_ns: 0,
+            watched: None,
             cached: None,
             capacity: u64::MAX,
             dice: Dice::new(seed),
@@ -200,7 +279,40 @@ impl Machine {
 
     /// The disk for a new process. The one before must be gone, or killed.
     pub fn disk(&self) -> FaultyDisk {
-        FaultyDisk(Rc::clone(&self.0))
+        FaultyDisk::with_prefix(&self.0, String::new())
+    }
+
+    /// From now on the time is this, for all that is started and completes.
+    pub fn tell_time(&self, now_ns: u64) {
+        self.0.borrow_mut().pace.get_or_insert_default().now_ns = now_ns;
+    }
+
+    /// From now on an operation takes so long, where the time is told.
+    pub fn set_pace(&self, least_ns: u64, most_ns: u64) {
+        let mut world = self.0.borrow_mut();
+        let pace = world.pace.get_or_insert_default();
+        (pace.least_ns, pace.most_ns) = (least_ns, most_ns);
+    }
+
+    /// When the next operation completes, where the time is told.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        let world = self.0.borrow();
+        if !world.done.is_empty() {
+            return Some(0);
+        }
+        let heads = world.queues.iter().enumerate().filter(|(queue, _)| !world.is_hung || *queue == READS);
+        heads.filter_map(|(_, queue)| queue.front()).map(|started| started.due_ns).min()
+    }
+
+    /// Until when, where the time is told, the process has been waiting for what it could not do without; for ever,
+    /// where that hung. Then, what it did since happens only when that is over.
+    pub fn take_wait_ns(&self) -> u64 {
+        std::mem::take(&mut self.0.borrow_mut().waited_until_ns)
+    }
+
+    /// Every write since this was asked last, the file's name and the bytes; none before it was asked first.
+    pub fn take_watched(&self) -> Vec<(String, Vec<u8>)> {
+        self.0.borrow_mut().watched.replace(Vec::new()).unwrap_or_default()
     }
 
     /// The n-th call from now on (1: the next) meets this.
@@ -208,6 +320,16 @@ impl Machine {
         let mut world = self.0.borrow_mut();
         let at = world.calls + n;
         world.fault = Some((at, fault));
+    }
+
+    /// Whether a fault that was asked for has not come yet.
+    pub fn awaits_fault(&self) -> bool {
+        self.0.borrow().fault.is_some()
+    }
+
+    /// A fault that was asked for and is still to come does not come.
+    pub fn no_fault(&self) {
+        self.0.borrow_mut().fault = None;
     }
 
     /// Calls so far.
@@ -236,6 +358,7 @@ impl Machine {
         let mut world = self.0.borrow_mut();
         world.open.clear();
         world.queues = Default::default();
+        world.done.clear();
         (world.is_stopped, world.fault) = (false, None);
     }
 
@@ -268,6 +391,7 @@ impl Machine {
             (new.files, new.names) = (world.files.clone(), world.names.clone());
             (new.durable_names, new.name_changes) = (world.durable_names.clone(), world.name_changes.clone());
             (new.tick, new.cached, new.capacity) = (world.tick, world.cached.clone(), world.capacity);
+            new.pace = world.pace;
         }
         fork
     }
@@ -285,6 +409,11 @@ impl Machine {
     /// Nothing is in the page cache any more.
     pub fn evict(&self) {
         self.0.borrow_mut().cached = Some(BTreeSet::new());
+    }
+
+    /// Everything is in the page cache.
+    pub fn warm(&self) {
+        self.0.borrow_mut().cached = None;
     }
 
     /// Bytes that the files take on the disk.
@@ -319,6 +448,16 @@ impl Machine {
         (file.dirty, file.lengths) = (BTreeMap::new(), Vec::new());
     }
 
+    /// Makes a file of these bytes, durably, behind everybody's back.
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
+        let mut world = self.0.borrow_mut();
+        let inode = world.files.len();
+        let allocated = bytes.len() as u64;
+        world.files.push(File { live: bytes.clone(), durable: bytes, allocated, ..File::default() });
+        world.names.insert(name.to_owned(), inode);
+        world.durable_names.insert(name.to_owned(), inode);
+    }
+
     /// Removes a file, durably, behind everybody's back.
     pub fn lose(&self, name: &str) {
         let mut world = self.0.borrow_mut();
@@ -345,11 +484,23 @@ const READS: usize = 3;
 impl World {
     /// Counts a call; it may be the one that fails.
     fn call(&mut self) -> io::Result<()> {
+        self.count(false)
+    }
+
+    fn write_call(&mut self) -> io::Result<()> {
+        self.count(true)
+    }
+
+    fn count(&mut self, writes: bool) -> io::Result<()> {
         self.calls += 1;
         self.tick += 1;
         match self.fault {
             _ if self.is_stopped => Err(broken()),
             Some((at, Fault::Error)) if at == self.calls => Err(broken()),
+            Some((at, Fault::WriteError)) if writes && at <= self.calls => {
+                self.fault = None;
+                Err(broken())
+            }
             Some((at, Fault::Stop)) if at == self.calls => {
                 self.is_stopped = true;
                 Err(broken())
@@ -359,12 +510,13 @@ impl World {
     }
 
     fn used_bytes(&self) -> u64 {
-        let inodes: BTreeSet<Inode> = self.names.values().chain(self.open.iter().flatten()).copied().collect();
+        let open = self.open.iter().flatten().map(|(inode, _)| *inode);
+        let inodes: BTreeSet<Inode> = self.names.values().copied().chain(open).collect();
         inodes.into_iter().map(|inode| self.files[inode].allocated.next_multiple_of(SECTOR as u64)).sum()
     }
 
     fn inode(&self, file: FileId) -> Inode {
-        self.open[file.0 as usize].expect("a file is used only between open and close")
+        self.open[file.0 as usize].expect("a file is used only between open and close").0
     }
 
     fn change_name(&mut self, change: DirectoryChange) {
@@ -387,22 +539,51 @@ impl World {
         }
     }
 
-    fn start(&mut self, queue: usize, work: Work) -> OpId {
+    fn start(&mut self, queue: usize, handle: Handle, work: Work) -> OpId {
         let op = OpId(self.next_op);
         self.next_op += 1;
-        self.queues[queue].push_back((op, work));
+        let due_ns = self.pace.map_or(0, |pace| {
+            let least = pace.now_ns + pace.least_ns + self.dice.below(pace.most_ns - pace.least_ns + 1);
+            self.queues[queue].back().map_or(least, |before| least.max(before.due_ns))
+        });
+        self.queues[queue].push_back(Started { op, handle, work, due_ns });
         op
     }
 
-    /// Does the next operation of some queue.
-    fn complete(&mut self) -> Option<Completion> {
+    /// Does the next operation of some queue, if one is done by now.
+    fn poll(&mut self) -> Option<(Handle, Completion)> {
+        match self.pace.map(|pace| pace.now_ns) {
+            Some(now_ns) => self.complete(now_ns),
+            None if self.dice.once_in(2) => self.complete(u64::MAX),
+            None => None,
+        }
+    }
+
+    /// Waits for the next operation of some queue. Where the time is told, waiting takes its time.
+    fn wait(&mut self) -> Option<(Handle, Completion)> {
+        if self.pace.is_none() {
+            return self.complete(u64::MAX);
+        }
+        let hung = std::mem::take(&mut self.is_hung);
+        let due_ns = self.queues.iter().filter_map(|queue| queue.front()).map(|started| started.due_ns).min();
+        let done = self.complete(due_ns.unwrap_or(0));
+        self.is_hung = hung;
+        if done.is_some() {
+            let until_ns = if hung { u64::MAX } else { due_ns.unwrap_or(0) };
+            self.waited_until_ns = self.waited_until_ns.max(until_ns);
+        }
+        done
+    }
+
+    /// Does the next operation of some queue: of those that are due by then.
+    fn complete(&mut self, by_ns: u64) -> Option<(Handle, Completion)> {
         let waiting: Vec<usize> = (0..4)
-            .filter(|queue| !self.queues[*queue].is_empty())
+            .filter(|queue| self.queues[*queue].front().is_some_and(|started| started.due_ns <= by_ns))
             .filter(|queue| !self.is_hung || *queue == READS)
             .collect();
         let queue = *self.dice.pick(&waiting)?;
-        let (op, work) = self.queues[queue].pop_front()?;
-        Some((op, self.perform(work)))
+        let Started { op, handle, work, .. } = self.queues[queue].pop_front()?;
+        Some((handle, (op, self.perform(work))))
     }
 
     fn perform(&mut self, work: Work) -> io::Result<Done> {
@@ -412,15 +593,23 @@ impl World {
             Work::Install(inode, from, to) => {
                 let tick = self.tick;
                 self.sync(inode, tick)?;
-                self.call()?;
+                self.write_call()?;
                 assert_eq!(self.names.get(&from), Some(&inode), "{from} is not the file that is installed as {to}");
                 self.change_name(DirectoryChange::Rename(from, to, inode));
                 let tick = self.tick;
                 self.sync_dir(tick)?;
             }
             Work::Remove(name) => {
-                self.call()?;
+                self.write_call()?;
                 if self.names.contains_key(&name) {
+                    self.change_name(DirectoryChange::Unlink(name));
+                }
+            }
+            Work::Clear(prefix) => {
+                let doomed: Vec<String> = self.names.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
+                self.call()?;
+                for name in doomed {
+                    self.call()?;
                     self.change_name(DirectoryChange::Unlink(name));
                 }
             }
@@ -437,7 +626,7 @@ impl World {
     }
 
     fn sync(&mut self, inode: Inode, tick: u64) -> io::Result<()> {
-        let result = self.call();
+        let result = self.write_call();
         if !self.is_stopped {
             self.files[inode].sync(tick, result.is_ok());
             self.syncs += 1;
@@ -446,7 +635,7 @@ impl World {
     }
 
     fn sync_dir(&mut self, tick: u64) -> io::Result<()> {
-        self.call()?;
+        self.write_call()?;
         self.syncs += 1;
         let (done, rest): (Vec<_>, Vec<_>) = self.name_changes.drain(..).partition(|(when, _)| *when <= tick);
         self.name_changes = rest;
@@ -458,29 +647,37 @@ impl World {
 }
 
 impl Disk for FaultyDisk {
+    fn handle(&self, prefix: &str) -> Self {
+        Self::with_prefix(&self.world, self.whole_name(prefix))
+    }
+
+    fn whole_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
     fn list(&mut self) -> io::Result<Vec<String>> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         world.call()?;
-        Ok(world.names.keys().cloned().collect())
+        Ok(world.names.keys().filter_map(|name| name.strip_prefix(&self.prefix)).map(str::to_owned).collect())
     }
 
     fn open(&mut self, name: &str) -> io::Result<FileId> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         world.call()?;
-        let inode = world.names.get(name).copied().ok_or(io::ErrorKind::NotFound)?;
-        world.open.push(Some(inode));
+        let inode = world.names.get(&self.whole_name(name)).copied().ok_or(io::ErrorKind::NotFound)?;
+        world.open.push(Some((inode, self.handle)));
         Ok(FileId(world.open.len() as u32 - 1))
     }
 
     fn len(&mut self, file: FileId) -> io::Result<u64> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         world.call()?;
         let inode = world.inode(file);
         Ok(world.files[inode].live.len() as u64)
     }
 
     fn read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         world.call()?;
         let inode = world.inode(file);
         world.cache(inode, at, buf.len());
@@ -488,16 +685,25 @@ impl Disk for FaultyDisk {
     }
 
     fn wait(&mut self) -> Option<Completion> {
-        self.0.borrow_mut().complete()
+        loop {
+            if let Some(done) = self.next_done() {
+                return Some(done);
+            }
+            let is_mine = |started: &Started| started.handle == self.handle;
+            let has_some = self.world.borrow().queues.iter().flatten().any(is_mine);
+            if !has_some || !self.work(World::wait) {
+                return None;
+            }
+        }
     }
 
     fn create(&mut self, name: &str) -> io::Result<FileId> {
-        let mut world = self.0.borrow_mut();
-        world.call()?;
+        let mut world = self.world.borrow_mut();
+        world.write_call()?;
         if world.used_bytes() >= world.capacity {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let inode = match world.names.get(name) {
+        let inode = match world.names.get(&self.whole_name(name)) {
             Some(inode) => {
                 let inode = *inode;
                 let tick = world.tick;
@@ -509,17 +715,17 @@ impl Disk for FaultyDisk {
             None => {
                 world.files.push(File::default());
                 let inode = world.files.len() - 1;
-                world.change_name(DirectoryChange::Link(name.to_owned(), inode));
+                world.change_name(DirectoryChange::Link(self.whole_name(name), inode));
                 inode
             }
         };
-        world.open.push(Some(inode));
+        world.open.push(Some((inode, self.handle)));
         Ok(FileId(world.open.len() as u32 - 1))
     }
 
     fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()> {
-        let mut world = self.0.borrow_mut();
-        world.call()?;
+        let mut world = self.world.borrow_mut();
+        world.write_call()?;
         let inode = world.inode(file);
         world.allocate(inode, upto)?;
         let tick = world.tick;
@@ -531,8 +737,8 @@ impl Disk for FaultyDisk {
     }
 
     fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()> {
-        let mut world = self.0.borrow_mut();
-        let result = world.call();
+        let mut world = self.world.borrow_mut();
+        let result = world.write_call();
         let inode = world.inode(file);
         let mut all: Vec<u8> = bytes.iter().flat_map(|slice| slice.iter().copied()).collect();
         if result.is_err() {
@@ -547,11 +753,16 @@ impl Disk for FaultyDisk {
         let tick = world.tick;
         world.cache(inode, at, all.len());
         world.files[inode].write(tick, at as usize, &all);
+        if world.watched.is_some() {
+            let name =
+                world.names.iter().find(|(_, its)| **its == inode).map_or(String::new(), |(name, _)| name.clone());
+            world.watched.get_or_insert_default().push((name, all));
+        }
         result
     }
 
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         world.call()?;
         let inode = world.inode(file);
         let mut len = buf.len();
@@ -566,43 +777,47 @@ impl Disk for FaultyDisk {
     }
 
     fn close(&mut self, file: FileId) {
-        self.0.borrow_mut().open[file.0 as usize] = None;
+        self.world.borrow_mut().open[file.0 as usize] = None;
     }
 
     fn start_sync(&mut self, lane: Lane, file: FileId) -> OpId {
-        let mut world = self.0.borrow_mut();
+        let world = self.world.borrow();
         let work = Work::Sync(world.inode(file), world.tick);
-        world.start(lane_number(lane), work)
+        drop(world);
+        self.start(lane_number(lane), work)
     }
 
     fn start_read(&mut self, file: FileId, at: u64, len: usize) -> OpId {
-        let mut world = self.0.borrow_mut();
-        let work = Work::Read(world.inode(file), at, len);
-        world.start(READS, work)
+        let work = Work::Read(self.world.borrow().inode(file), at, len);
+        self.start(READS, work)
     }
 
     fn start_install(&mut self, lane: Lane, file: FileId, from: &str, to: &str) -> OpId {
-        let mut world = self.0.borrow_mut();
-        let work = Work::Install(world.inode(file), from.to_owned(), to.to_owned());
-        world.start(lane_number(lane), work)
+        let [from, to] = [self.whole_name(from), self.whole_name(to)];
+        let work = Work::Install(self.world.borrow().inode(file), from, to);
+        self.start(lane_number(lane), work)
     }
 
     fn start_sync_dir(&mut self, lane: Lane) -> OpId {
-        let mut world = self.0.borrow_mut();
-        let work = Work::SyncDir(world.tick);
-        world.start(lane_number(lane), work)
+        let work = Work::SyncDir(self.world.borrow().tick);
+        self.start(lane_number(lane), work)
     }
 
     fn start_remove(&mut self, lane: Lane, name: &str) -> OpId {
-        self.0.borrow_mut().start(lane_number(lane), Work::Remove(name.to_owned()))
+        self.start(lane_number(lane), Work::Remove(self.whole_name(name)))
+    }
+
+    fn start_clear(&mut self, lane: Lane, prefix: &str) -> OpId {
+        self.start(lane_number(lane), Work::Clear(self.whole_name(prefix)))
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        let mut world = self.0.borrow_mut();
-        match world.dice.once_in(2) {
-            true => world.complete(),
-            false => None,
+        let done = self.next_done();
+        if done.is_none() {
+            self.work(World::poll);
+            return self.next_done();
         }
+        done
     }
 }
 

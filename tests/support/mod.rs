@@ -9,4 +9,6 @@ pub mod dice;
 pub mod driver;
 pub mod faulty_disk;
 pub mod http;
+pub mod linear;
 pub mod process;
+pub mod view;

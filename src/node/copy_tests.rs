@@ -1,0 +1,395 @@
+//! The copy at node 1 of a pair, unless it says otherwise; what it may do in which role.
+
+use super::*;
+use crate::id::{ConnId, Uuid};
+use crate::wire::Following as Said;
+
+const FIRST: NodeId = NodeId(0);
+const ME: NodeId = NodeId(1);
+const LINK: LinkId = link(1);
+const START_NS: BootNs = 1_000 * MS;
+const GRACE: BootNs = 600 * MS;
+
+const fn link(slot: u32) -> LinkId {
+    LinkId(ConnId { slot, generation: 0 })
+}
+
+fn member(node: NodeId) -> Member {
+    Member { node, store: Uuid(u128::from(node.0) + 7) }
+}
+
+/// Both in sync, led by `primary`; a version an epoch.
+fn pair(epoch: u64, primary: NodeId) -> Configuration {
+    let in_sync = vec![member(FIRST), member(ME)];
+    Configuration { version: epoch + 1, epoch: Epoch(epoch), primary, in_sync, forced: 0 }
+}
+
+fn alone(epoch: u64, primary: NodeId) -> Configuration {
+    Configuration { in_sync: vec![member(primary)], ..pair(epoch, primary) }
+}
+
+fn fresh() -> Copy {
+    let mut copy = Copy::new(member(ME), vec![FIRST], Epoch(0), (600, 5_000), 0, START_NS);
+    copy.set_health(false, true);
+    copy
+}
+
+/// It has read the register, and waits for its primary.
+fn waiting() -> Copy {
+    let mut copy = fresh();
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(Change::Observe));
+    assert_eq!(copy.on_settled(pair(1, FIRST), false), Turn::None);
+    copy
+}
+
+/// It follows the first node in epoch 1, with its log matched, and granted a lease at the beginning.
+fn following() -> Copy {
+    let mut copy = waiting();
+    assert_eq!(copy.on_follow(FIRST, LINK, &pair(1, FIRST)), (Verdict::Follows, Turn::None));
+    assert!(copy.matched(LINK));
+    copy.grant(600);
+    copy
+}
+
+/// It leads epoch 2 alone, and serves.
+fn leading() -> Copy {
+    let mut copy = waiting();
+    copy.learn(alone(2, ME));
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Restart(member(ME))));
+    assert_eq!(copy.on_settled(alone(3, ME), true), Turn::Begins);
+    copy.epoch_persisted(Epoch(3), Lsn(4));
+    assert_eq!(copy.advance(Lsn(4)), Some(Lsn(4)));
+    copy
+}
+
+fn at(copy: &mut Copy, ns: BootNs) {
+    copy.at(START_NS + ns);
+    copy.tick(false);
+}
+
+/// Ticks often enough that the process did not stand still.
+fn pass(copy: &mut Copy, from_ns: BootNs, to_ns: BootNs) {
+    for ns in (from_ns..to_ns).step_by(100 * MS as usize) {
+        at(copy, ns);
+    }
+    at(copy, to_ns);
+}
+
+fn beacon(epoch: u64) -> Beacon {
+    Beacon { epoch: Epoch(epoch), sent_ns: 1, lease_ms: 540, committed: Lsn::ZERO }
+}
+
+fn takes_over(copy: &mut Copy) -> bool {
+    matches!(copy.wanted(Lsn::ZERO, false), Some(Change::TakeOver { .. }))
+}
+
+#[test]
+fn nothing_is_granted_before_the_first_round_has_ended() {
+    // An earlier run of this process may have proposed a takeover that is still to be chosen.
+    let mut copy = fresh();
+    assert_eq!(copy.on_follow(FIRST, LINK, &pair(1, FIRST)), (Verdict::Follows, Turn::None));
+    assert!(copy.matched(LINK));
+    assert_eq!(copy.may_grant(FIRST, &beacon(1)), None);
+    assert!(!copy.confirms(FIRST, Epoch(1)));
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(Change::Observe));
+    copy.on_settled(pair(1, FIRST), false);
+    assert_eq!(copy.may_grant(FIRST, &beacon(1)), Some(600));
+    assert!(copy.confirms(FIRST, Epoch(1)));
+}
+
+#[test]
+fn a_lease_is_for_the_primary_that_is_followed_in_its_epoch_with_a_matched_log() {
+    let copy = following();
+    assert_eq!(copy.may_grant(FIRST, &beacon(1)), Some(600));
+    assert_eq!(copy.may_grant(ME, &beacon(1)), None);
+    assert_eq!(copy.may_grant(FIRST, &beacon(0)), None);
+    assert_eq!(copy.may_grant(FIRST, &beacon(2)), None, "it follows nobody in that epoch yet");
+    let mut unmatched = waiting();
+    unmatched.on_follow(FIRST, LINK, &pair(1, FIRST));
+    assert_eq!(unmatched.may_grant(FIRST, &beacon(1)), None);
+    assert!(!unmatched.confirms(FIRST, Epoch(1)));
+    assert!(!unmatched.matched(link(2)), "another link's match is not its own");
+    let mut cut_off = following();
+    cut_off.on_link_lost(LINK);
+    assert_eq!(cut_off.may_grant(FIRST, &beacon(1)), None);
+    assert!(!cut_off.takes_from(LINK, Epoch(1)));
+}
+
+#[test]
+fn a_copy_takes_over_after_the_longest_grace_that_it_granted() {
+    let mut copy = following();
+    pass(&mut copy, 0, GRACE - 1);
+    assert!(!takes_over(&mut copy));
+    at(&mut copy, GRACE);
+    assert!(copy.is_candidate());
+    let change = Change::TakeOver { by: member(ME), epoch: Epoch(1), keeps_old: false };
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(change));
+    // A shorter grace does not take back a longer one.
+    let mut copy = following();
+    copy.grant(900);
+    copy.grant(100);
+    pass(&mut copy, 0, 900 * MS - 1);
+    assert!(!copy.is_candidate());
+    at(&mut copy, 900 * MS);
+    assert!(copy.is_candidate());
+}
+
+#[test]
+fn after_a_boot_the_largest_grace_ever_granted_is_waited_for() {
+    let mut copy = Copy::new(member(ME), vec![FIRST], Epoch(1), (600, 5_000), 2_000, START_NS);
+    copy.set_health(false, true);
+    copy.on_settled(pair(1, FIRST), false);
+    pass(&mut copy, 0, 2_000 * MS - 1);
+    assert!(!copy.is_candidate());
+    at(&mut copy, 2_000 * MS);
+    assert!(copy.is_candidate());
+}
+
+#[test]
+fn only_a_sound_copy_that_is_in_sync_takes_over() {
+    type Change = fn(&mut Copy);
+    let cases: [(&str, Change); 4] = [
+        ("damaged", |copy| copy.set_health(true, true)),
+        ("never whole", |copy| copy.set_health(false, false)),
+        ("another content", |copy| copy.replaced(Member { store: Uuid(99), ..member(ME) }, false)),
+        ("not in sync", |copy| {
+            copy.learn(Configuration { version: 9, ..alone(1, FIRST) });
+        }),
+    ];
+    for (why, change) in cases {
+        let mut copy = following();
+        change(&mut copy);
+        pass(&mut copy, 0, 2 * GRACE);
+        assert!(!copy.is_candidate(), "{why}");
+        copy.on_lead(FIRST, Epoch(1), true);
+        assert!(!copy.is_candidate(), "{why}: told or not");
+    }
+    let mut stopping = following();
+    for ms in (0..1_200).step_by(100) {
+        stopping.at(START_NS + ms * MS);
+        stopping.tick(true);
+    }
+    assert!(!stopping.is_candidate());
+}
+
+#[test]
+fn a_process_that_stood_still_waits_a_grace_anew() {
+    let mut copy = following();
+    at(&mut copy, 100 * MS);
+    // Beacons may wait in the sockets, and the primary may have stood still as well.
+    at(&mut copy, 5_000 * MS);
+    assert!(!copy.is_candidate());
+    pass(&mut copy, 5_000 * MS, 5_599 * MS);
+    assert!(!copy.is_candidate());
+    at(&mut copy, 5_600 * MS);
+    assert!(copy.is_candidate());
+}
+
+#[test]
+fn a_candidate_grants_confirms_and_takes_nothing() {
+    let mut copy = following();
+    pass(&mut copy, 0, GRACE);
+    assert!(copy.is_candidate() && copy.is_candidate_against(FIRST, Epoch(1)));
+    assert_eq!(copy.may_grant(FIRST, &beacon(1)), None);
+    assert!(!copy.confirms(FIRST, Epoch(1)));
+    assert!(!copy.takes_from(LINK, Epoch(1)));
+    assert_eq!(copy.on_follow(FIRST, LINK, &pair(1, FIRST)), (Verdict::Later, Turn::None));
+    assert!(copy.is_candidate());
+    // Given up in time, it follows again, and owes the primary a grace.
+    copy.withdrawn(FIRST);
+    assert!(!copy.is_candidate());
+    assert_eq!(copy.may_grant(FIRST, &beacon(1)), None, "its log is to be matched first");
+    assert_eq!(copy.on_follow(FIRST, link(2), &pair(1, FIRST)), (Verdict::Follows, Turn::None));
+    assert!(copy.matched(link(2)) && copy.confirms(FIRST, Epoch(1)));
+    pass(&mut copy, GRACE, 2 * GRACE - 1);
+    assert!(!copy.is_candidate());
+}
+
+#[test]
+fn a_candidate_yields_to_a_newer_epoch() {
+    let mut copy = following();
+    pass(&mut copy, 0, GRACE);
+    assert_eq!(copy.on_follow(FIRST, link(2), &pair(2, FIRST)), (Verdict::Follows, Turn::None));
+    assert_eq!(copy.epoch(), Epoch(2));
+    assert_eq!(copy.on_settled(pair(2, FIRST), false), Turn::None, "its own round found that, too");
+    assert!(copy.following().is_some() && !copy.is_candidate());
+}
+
+#[test]
+fn a_copy_leads_by_a_round_of_its_own_only() {
+    let mut copy = following();
+    // Others may have brought an old proposal of this node to its end.
+    assert_eq!(copy.learn(alone(2, ME)), Turn::None);
+    assert!(!copy.leads());
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(Change::Restart(member(ME))));
+    assert_eq!(copy.on_settled(alone(2, ME), false), Turn::None);
+    assert!(!copy.leads() && copy.is_candidate());
+    assert_eq!(copy.on_settled(alone(3, ME), true), Turn::Begins);
+    assert!(copy.leads());
+    assert_eq!(copy.epoch(), Epoch(3));
+}
+
+#[test]
+fn a_takeover_that_another_won_is_over() {
+    let mut copy = following();
+    pass(&mut copy, 0, GRACE);
+    assert!(copy.is_candidate());
+    assert_eq!(copy.on_settled(pair(2, FIRST), false), Turn::None);
+    assert!(!copy.is_candidate() && !copy.leads());
+    assert_eq!(copy.following().map(|following| following.primary), Some(FIRST));
+}
+
+#[test]
+fn a_copy_that_is_told_to_lead_does_not_wait() {
+    let mut copy = following();
+    copy.on_lead(ME, Epoch(1), true);
+    copy.on_lead(FIRST, Epoch(0), true);
+    copy.on_lead(FIRST, Epoch(2), true);
+    assert!(!copy.is_candidate(), "by another node, or of another epoch");
+    copy.on_lead(FIRST, Epoch(1), true);
+    let change = Change::TakeOver { by: member(ME), epoch: Epoch(1), keeps_old: true };
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(change));
+}
+
+#[test]
+fn a_primary_answers_nothing_before_its_epoch_is_durable_and_its_log_is_committed() {
+    let mut copy = waiting();
+    copy.learn(alone(2, ME));
+    assert_eq!(copy.on_settled(alone(3, ME), true), Turn::Begins);
+    assert_eq!(copy.advance(Lsn(4)), None, "its epoch is not durable");
+    assert_eq!(copy.wanted(Lsn(4), false), None);
+    copy.epoch_persisted(Epoch(2), Lsn(4));
+    assert_eq!(copy.advance(Lsn(4)), None, "nor is it by an older epoch's");
+    copy.epoch_persisted(Epoch(3), Lsn(4));
+    assert_eq!(copy.advance(Lsn(3)), None);
+    assert_eq!(copy.serves(Lsn(4)), Err(NotServing::Starting));
+    assert_eq!(copy.advance(Lsn(4)), Some(Lsn(4)));
+    assert_eq!(copy.serves(Lsn(3)), Err(NotServing::Starting), "the store does not show it yet");
+    assert_eq!(copy.serves(Lsn(4)), Ok(()));
+    assert!(copy.meets(&copy.barrier(Lsn(4)), Lsn(4)));
+    assert!(!copy.meets(&copy.barrier(Lsn(5)), Lsn(5)), "not committed");
+    assert!(!copy.meets(&Barrier { epoch: Epoch(2), ..copy.barrier(Lsn(4)) }, Lsn(4)), "of an older epoch");
+    assert!(!copy.meets(&Barrier { round: 1, ..copy.barrier(Lsn(4)) }, Lsn(4)), "not confirmed");
+}
+
+#[test]
+fn a_primary_with_an_empty_log_waits_for_the_copies_as_well() {
+    let mut copy = waiting();
+    copy.learn(pair(2, ME));
+    assert_eq!(copy.on_settled(pair(3, ME), true), Turn::Begins);
+    copy.epoch_persisted(Epoch(3), Lsn::ZERO);
+    assert_eq!(copy.advance(Lsn::ZERO), None);
+    assert_eq!(copy.serves(Lsn::ZERO), Err(NotServing::Starting));
+    let followers = &mut copy.leading_mut().unwrap().followers;
+    followers.asked(FIRST, LINK, 0);
+    let said = Said {
+        epoch: Epoch(3),
+        store: member(FIRST).store,
+        had: Lsn::ZERO,
+        had_committed: Lsn::ZERO,
+        end: Lsn::ZERO,
+        durable: Lsn::ZERO,
+        is_whole: true,
+        is_ahead: false,
+    };
+    assert!(followers.on_following(FIRST, LINK, &said, START_NS));
+    assert_eq!(copy.advance(Lsn::ZERO), Some(Lsn::ZERO));
+    assert_eq!(copy.serves(Lsn::ZERO), Ok(()));
+}
+
+#[test]
+fn a_primary_is_deposed_by_a_newer_epoch_and_by_nothing_else() {
+    let mut copy = leading();
+    assert_eq!(copy.learn(pair(2, FIRST)), Turn::None);
+    assert_eq!(copy.learn(alone(3, ME)), Turn::None);
+    assert_eq!(copy.on_follow(FIRST, LINK, &pair(2, FIRST)), (Verdict::Stale, Turn::None));
+    assert!(copy.leads());
+    let mut told = leading();
+    assert_eq!(told.learn(pair(4, FIRST)), Turn::Deposed);
+    assert_eq!(told.following().map(|following| following.primary), Some(FIRST));
+    assert_eq!(copy.on_follow(FIRST, LINK, &pair(4, FIRST)), (Verdict::Follows, Turn::Deposed));
+    assert!(!copy.leads());
+}
+
+#[test]
+fn who_has_stopped_in_an_epoch_never_leads_in_it_again() {
+    let mut copy = leading();
+    assert_eq!(copy.stop_leading(), Turn::Deposed);
+    assert_eq!((copy.stop_leading(), copy.leads(), copy.advance(Lsn(9))), (Turn::None, false, None));
+    assert!(!copy.meets(&copy.barrier(Lsn(1)), Lsn(9)));
+    assert_eq!(copy.learn(Configuration { version: 9, ..alone(3, ME) }), Turn::None);
+    assert_eq!(copy.wanted(Lsn(4), false), None);
+    pass(&mut copy, 0, GRACE - 1);
+    assert!(!copy.is_candidate());
+    // Nobody has taken over: it goes on, in another epoch.
+    at(&mut copy, GRACE);
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Restart(member(ME))));
+    assert_eq!(copy.on_settled(alone(4, ME), true), Turn::Begins);
+    // Somebody has.
+    let mut copy = leading();
+    copy.stop_leading();
+    assert_eq!(copy.learn(pair(4, FIRST)), Turn::None);
+    pass(&mut copy, 0, GRACE - 1);
+    assert!(copy.following().is_some() && !copy.is_candidate());
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_does_not_lead_again() {
+    let mut copy = leading();
+    copy.stop_leading();
+    for ms in (0..2_000).step_by(100) {
+        copy.at(START_NS + ms * MS);
+        copy.tick(true);
+    }
+    assert!(!copy.is_candidate());
+}
+
+#[test]
+fn a_primary_without_its_content_does_not_start_again() {
+    let mut emptied = Copy::new(member(ME), vec![FIRST], Epoch(3), (600, 5_000), 0, START_NS);
+    emptied.set_health(false, false);
+    emptied.on_settled(pair(3, ME), false);
+    pass(&mut emptied, 0, 3 * GRACE);
+    assert!(!emptied.is_candidate());
+    assert!(!emptied.may_answer_stale());
+    let other = Member { store: Uuid(99), ..member(ME) };
+    let mut replaced = Copy::new(other, vec![FIRST], Epoch(0), (600, 5_000), 0, START_NS);
+    replaced.set_health(false, true);
+    replaced.on_settled(pair(3, ME), false);
+    pass(&mut replaced, 0, 3 * GRACE);
+    assert!(!replaced.is_candidate(), "it is another copy than the one that led");
+}
+
+#[test]
+fn force_makes_a_candidate_of_any_role() {
+    let mut copy = leading();
+    assert_eq!(copy.force(), Turn::Deposed);
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Force(member(ME))));
+    let mut copy = following();
+    assert_eq!(copy.force(), Turn::None);
+    assert_eq!(copy.on_settled(Configuration { forced: 1, ..alone(2, ME) }, true), Turn::Begins);
+}
+
+#[test]
+fn a_copy_without_a_primary_looks_into_the_register_now_and_then() {
+    let mut copy = following();
+    copy.learn(Configuration { version: 9, ..alone(1, FIRST) });
+    pass(&mut copy, 0, GRACE);
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(Change::Observe));
+    assert_eq!(copy.wanted(Lsn::ZERO, false), None);
+    pass(&mut copy, GRACE, 2 * GRACE);
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(Change::Observe));
+}
+
+#[test]
+fn how_far_behind_a_copy_is_counts_from_when_it_had_everything() {
+    let mut copy = following();
+    copy.heard_committed(Lsn(5), Lsn(5));
+    at(&mut copy, 100 * MS);
+    assert_eq!(copy.behind_ms(), 100);
+    copy.heard_committed(Lsn(6), Lsn(5));
+    assert_eq!(copy.behind_ms(), 100, "it lacks a record");
+    copy.heard_committed(Lsn(6), Lsn(6));
+    assert_eq!(copy.behind_ms(), 0);
+    assert_eq!(leading().behind_ms(), 0);
+}

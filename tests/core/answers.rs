@@ -1,0 +1,156 @@
+//! What a client is told of keys whose primary this node is, and when.
+
+use dkv::id::{Epoch, Lsn, Ticket};
+use dkv::op::{Condition, Op, Verb};
+
+use super::world::{FIRST, World, keys, op};
+
+#[test]
+fn a_write_is_answered_when_it_is_durable_and_not_before() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    let set = world.ask(1, &op(Verb::Set, &mine[0], "v"));
+    assert_eq!(world.answer_of(set), None);
+    let syncs = world.machine.syncs();
+    world.settle();
+    assert!(world.machine.syncs() > syncs);
+    assert_eq!(world.answer_of(set), Some("Created(Lsn(1))"));
+}
+
+#[test]
+fn others_read_the_committed_value_at_once_and_a_stream_reads_its_own_writes() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    world.ask(1, &op(Verb::Set, &mine[0], "old"));
+    world.settle();
+    world.ask(1, &op(Verb::Set, &mine[0], "new"));
+    let own = world.ask(1, &op(Verb::Get, &mine[0], ""));
+    let other = world.ask(2, &op(Verb::Get, &mine[0], ""));
+    let third = world.ask(1, &op(Verb::Set, &mine[0], "third"));
+    assert_eq!(world.answer_of(other), Some("old at 1"));
+    assert_eq!(world.answer_of(own), None, "its own write is not committed yet");
+    world.settle();
+    assert_eq!(world.answer_of(own), Some("new at 2"), "and not the value that the stream wrote behind the read");
+    assert_eq!(world.answer_of(third), Some("Replaced(Lsn(3))"));
+}
+
+#[test]
+fn what_rests_on_a_record_that_is_not_committed_waits_for_it() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    world.ask(1, &op(Verb::Set, &mine[0], "v"));
+    let create = Op { condition: Condition::Absent, ..op(Verb::Set, &mine[0], "mine") };
+    let refused = world.ask(2, &create);
+    assert_eq!(world.answer_of(refused), None, "a 412 that rests on a record under way");
+    world.settle();
+    assert_eq!(world.answer_of(refused), Some("PreconditionFailed(Some(Lsn(1)))"));
+
+    world.ask(1, &op(Verb::Delete, &mine[0], ""));
+    let missing = world.ask(2, &op(Verb::Update, &mine[0], "x"));
+    assert_eq!(world.answer_of(missing), None, "a 404 that rests on a delete under way");
+    let never_there = world.ask(3, &op(Verb::Update, &mine[1], "x"));
+    assert_eq!(world.answer_of(never_there), Some("NotFound"), "this one rests on nothing");
+    world.settle();
+    assert_eq!(world.answer_of(missing), Some("NotFound"));
+}
+
+#[test]
+fn conditions_are_evaluated_in_lsn_order() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    let swap = |lsn| Op { condition: Condition::Is(Lsn(lsn)), ..op(Verb::Set, &mine[0], "x") };
+    let first = world.ask(1, &op(Verb::Set, &mine[0], "v"));
+    let wins = world.ask(2, &swap(1));
+    let loses = world.ask(3, &swap(1));
+    world.settle();
+    assert_eq!(world.answer_of(first), Some("Created(Lsn(1))"));
+    assert_eq!(world.answer_of(wins), Some("Replaced(Lsn(2))"));
+    assert_eq!(world.answer_of(loses), Some("PreconditionFailed(Some(Lsn(2)))"));
+}
+
+#[test]
+fn a_read_from_the_disk_holds_back_its_own_stream_only() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    world.ask(1, &op(Verb::Set, &mine[0], "cold"));
+    world.ask(1, &op(Verb::Set, &mine[1], "too"));
+    world.settle();
+    world.machine.evict();
+    let cold = world.ask(1, &op(Verb::Get, &mine[0], ""));
+    let behind = world.ask(1, &op(Verb::Set, &mine[0], "warm"));
+    let other = world.ask(2, &op(Verb::Set, &mine[5], "new"));
+    assert_eq!(world.answer_of(cold), None);
+    world.settle();
+    assert_eq!(world.answer_of(cold), Some("cold at 1"), "the write behind it came later");
+    assert_eq!(world.answer_of(behind), Some("Replaced(Lsn(4))"));
+    assert_eq!(world.answer_of(other), Some("Created(Lsn(3))"));
+    assert_eq!(world.core.counters().cold_reads, 1);
+}
+
+#[test]
+fn a_write_that_the_log_has_no_buffer_for_waits_for_one() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    // Staged faster than segments are sealed and made, with a disk that does nothing meanwhile.
+    let value = "x".repeat(60_000);
+    world.machine.hang();
+    let asked: Vec<Ticket> =
+        (0..40).map(|n| world.ask(n, &op(Verb::Set, &mine[n as usize % mine.len()], &value))).collect();
+    world.core.flush(&mut world.heard).unwrap();
+    assert!(world.core.held_bytes() > 60_000, "some of them wait");
+    assert!(world.heard.answers.is_empty());
+    world.machine.resume();
+    world.settle();
+    world.settle();
+    for ticket in asked {
+        let answer = world.answer_of(ticket).unwrap_or("none");
+        assert!(answer.starts_with("Created") || answer.starts_with("Replaced"), "{answer}");
+    }
+    assert_eq!(world.core.held_bytes(), 0);
+}
+
+#[test]
+fn a_disk_that_hangs_refuses_new_writes_and_leaves_the_old_ones_unknown() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    let set = world.ask(1, &op(Verb::Set, &mine[0], "v"));
+    world.machine.hang();
+    world.core.flush(&mut world.heard).unwrap();
+    world.pass(4_999);
+    assert!(world.core.status().ready);
+    world.pass(1);
+    assert!(!world.core.status().ready);
+    let refused = world.ask(2, &op(Verb::Set, &mine[1], "v"));
+    assert_eq!(world.answer_of(refused), Some("Failed(DiskSlow)"));
+    let read = world.ask(3, &op(Verb::Get, &mine[1], ""));
+    assert_eq!(world.answer_of(read), Some("NotFound"), "reads go on");
+    world.pass(5_000);
+    assert_eq!(world.answer_of(set), Some("Failed(Unknown)"));
+    world.machine.resume();
+    world.settle();
+    world.pass(25);
+    assert!(world.core.status().ready);
+    let found = world.ask(3, &op(Verb::Get, &mine[0], ""));
+    assert_eq!(world.answer_of(found), Some("v at 1"), "unknown may well mean applied");
+}
+
+#[test]
+fn an_epoch_is_raised_and_persisted_with_every_start_of_a_primary() {
+    let mut world = World::alone();
+    assert_eq!(world.core.status().epoch, Epoch(1));
+    let (mine, _) = keys(&world);
+    let set = world.ask(1, &op(Verb::Set, &mine[0], "v"));
+    world.settle();
+    assert!(world.answer_of(set).is_some());
+    let World { machine, core, cluster, .. } = world;
+    drop(core);
+    machine.kill();
+    let mut world = World::start(machine, cluster, FIRST, &[]);
+    assert!(!world.core.status().ready, "nothing is served before the new epoch is on the disk");
+    let get = world.ask(1, &op(Verb::Get, &mine[0], ""));
+    assert_eq!(world.answer_of(get), None, "but the request waits for it");
+    world.settle();
+    assert_eq!(world.core.status().epoch, Epoch(2));
+    assert_eq!(world.answer_of(get), Some("v at 1"));
+    assert_eq!(world.core.store().small_state().lineage, [(Epoch(1), Lsn(1)), (Epoch(2), Lsn(2))]);
+}

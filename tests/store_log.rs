@@ -1,0 +1,253 @@
+//! Reading the log as another copy is sent it: whatever happens to the segments meanwhile, what arrives follows on
+//! without a gap, and a copy that applies it holds what the model holds.
+#![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking")]
+
+mod support;
+
+use dkv::id::{Epoch, Lsn};
+use dkv::store::{Kind, LogCursor, LogRead, Options, record};
+use std::collections::BTreeMap;
+use support::driver::{Driver, Halt, Load, Write};
+
+/// A copy that is sent the log.
+struct Replica {
+    cursor: LogCursor,
+    at: u64,
+    epoch: Epoch,
+    map: BTreeMap<Vec<u8>, (u64, Vec<u8>)>,
+    jumps: u64,
+    records: u64,
+}
+
+impl Replica {
+    /// One that has everything up to `at`, if that is enough to go on from, and else nothing.
+    fn at(driver: &mut Driver, at: u64) -> Replica {
+        let floor = driver.store().small_state().tombstone_floor.0;
+        let at = if floor > at { 0 } else { at };
+        let mut map = BTreeMap::new();
+        for (n, write) in driver.history[..at as usize].iter().enumerate() {
+            apply(&mut map, n as u64 + 1, write);
+        }
+        driver.store().hold_tombstones(Some(Lsn(at)));
+        let cursor = driver.store().log_cursor(Lsn(at));
+        Replica { cursor, at, epoch: Epoch(0), map, jumps: 0, records: 0 }
+    }
+
+    /// Asks for more once, and takes it in.
+    fn ask(&mut self, driver: &mut Driver, most_bytes: usize) -> LogRead {
+        let mut bytes = vec![9; 3];
+        let read = driver.store().read_log(&mut self.cursor, most_bytes, &mut bytes);
+        let mut rest = &bytes[3..];
+        let mut records = 0;
+        while !rest.is_empty() {
+            let (record, taken) = record::decode(rest).unwrap();
+            records += 1;
+            self.take(driver, &record);
+            rest = &rest[taken..];
+        }
+        assert!(bytes.len() - 3 <= most_bytes || records <= 2, "{} bytes, {most_bytes} asked for", bytes.len() - 3);
+        if let LogRead::Read { upto } = read {
+            assert_eq!(upto, Lsn(self.at));
+            driver.store().hold_tombstones(Some(upto));
+        } else {
+            assert_eq!(records, 0, "{read:?}");
+        }
+        assert_eq!(self.cursor.after(), Lsn(self.at));
+        read
+    }
+
+    fn take(&mut self, driver: &Driver, record: &record::Record<'_>) {
+        let lsn = record.lsn.0;
+        assert!(record.epoch >= self.epoch);
+        assert!(lsn <= driver.history.len() as u64);
+        self.epoch = record.epoch;
+        if record.kind == Kind::Jump {
+            assert!(lsn > self.at);
+            self.jumps += 1;
+        } else {
+            assert_eq!(lsn, self.at + 1, "there is a gap before it");
+            let write = &driver.history[lsn as usize - 1];
+            assert_eq!((record.kind, record.key, record.value), (write.kind, &write.key[..], &write.value[..]));
+            apply(&mut self.map, lsn, write);
+            self.records += 1;
+        }
+        self.at = lsn;
+    }
+
+    /// Reads on to the end, while nothing else is written.
+    fn catch_up(&mut self, driver: &mut Driver) {
+        driver.store().write_turn().unwrap();
+        loop {
+            match self.ask(driver, 10_000) {
+                LogRead::End => break,
+                LogRead::Corrupt => panic!("{:?}", driver.store().health()),
+                LogRead::Read { .. } => {}
+                LogRead::Busy | LogRead::Cold(_) => {
+                    driver.store().write_turn().unwrap();
+                    expect(driver.poll());
+                }
+            }
+        }
+        let mut model = BTreeMap::new();
+        for (n, write) in driver.history.iter().enumerate() {
+            apply(&mut model, n as u64 + 1, write);
+        }
+        assert_eq!(self.at, driver.history.len() as u64);
+        assert!(self.map == model, "the copy holds something else");
+    }
+}
+
+fn apply(map: &mut BTreeMap<Vec<u8>, (u64, Vec<u8>)>, lsn: u64, write: &Write) {
+    match write.kind {
+        Kind::Set => drop(map.insert(write.key.clone(), (lsn, write.value.clone()))),
+        Kind::Delete => drop(map.remove(&write.key)),
+        Kind::Jump => {}
+    }
+}
+
+fn expect(result: Result<(), Halt>) {
+    if let Err(halt) = result {
+        panic!("{halt:?}");
+    }
+}
+
+/// Copies come at any time, in any state, read slowly or fast, and give up.
+fn copies_come_and_go(seed: u64, load: Load, most_turns: u64) -> [u64; 4] {
+    let mut driver = Driver::new(seed, load);
+    let [mut jumps, mut records, mut busy, mut compactions] = [0; 4];
+    for _ in 0..3 {
+        driver.open().unwrap();
+        for _ in 0..4 {
+            let turns = driver.dice.below(most_turns);
+            expect(driver.run(turns));
+            let written = driver.history.len() as u64;
+            let behind = [0, written, driver.dice.below(written + 1)];
+            let at = *driver.dice.pick(&behind).unwrap();
+            driver.store().write_turn().unwrap();
+            let mut copy = Replica::at(&mut driver, at);
+            for _ in 0..driver.dice.below(most_turns) {
+                expect(driver.turn());
+                for _ in 0..driver.dice.below(5) {
+                    let most = [1, 100, 3000, 50_000, 1 << 20][driver.dice.below(5) as usize];
+                    busy += u64::from(copy.ask(&mut driver, most) == LogRead::Busy);
+                }
+            }
+            if !driver.dice.once_in(4) {
+                copy.catch_up(&mut driver);
+            }
+            driver.store().hold_tombstones(None);
+            (jumps, records) = (jumps + copy.jumps, records + copy.records);
+        }
+        compactions += driver.store().stats().compactions;
+        driver.kill();
+    }
+    [jumps, records, busy, compactions + driver.log_reads]
+}
+
+#[test]
+fn a_copy_that_is_sent_the_log_holds_what_the_log_holds() {
+    let mut sums = [0; 4];
+    for seed in 0..15 {
+        let load = Load {
+            keys: [0, 40, 300][seed as usize % 3],
+            delete_once_in: if seed % 2 == 0 { 2 } else { 6 },
+            evicts: seed % 4 == 0,
+            commits_late: seed % 5 == 0,
+            ..Load::default()
+        };
+        let found = copies_come_and_go(seed, load, 180);
+        sums = [0, 1, 2, 3].map(|n| sums[n] + found[n]);
+    }
+    println!("{sums:?}");
+    let [jumps, records, busy, others] = sums;
+    assert!(jumps > 1000 && records > 50_000 && busy > 10 && others > 500, "{sums:?}");
+}
+
+/// A compaction that had begun to drop tombstones before they were held: of a key, its record would be read before
+/// that, and its tombstone never.
+#[test]
+fn a_compaction_under_way_takes_no_tombstone_from_under_a_cursor() {
+    let mut busy = 0;
+    for seed in 0..60 {
+        let mut driver = Driver::new(seed, Load { keys: 0, delete_once_in: 2, ..Load::default() });
+        driver.open().unwrap();
+        for _ in 0..20 {
+            expect(driver.run(10));
+            let budget = driver.dice.below(200_000);
+            driver.store().background(budget).unwrap();
+            let mut copy = Replica::at(&mut driver, 0);
+            for _ in 0..driver.dice.below(6) {
+                let most = driver.dice.below(60_000) as usize;
+                busy += u64::from(copy.ask(&mut driver, most) == LogRead::Busy);
+            }
+            // It is done now, and perhaps the next.
+            for _ in 0..60 {
+                driver.store().background(1 << 20).unwrap();
+                expect(driver.poll());
+            }
+            copy.catch_up(&mut driver);
+            driver.store().hold_tombstones(None);
+        }
+    }
+    assert!(busy > 10, "{busy}");
+}
+
+#[test]
+fn records_longer_than_a_chunk_arrive_whole() {
+    for seed in 0..6 {
+        let load =
+            Load { keys: 6, longest_value: 700_000, evicts: seed % 2 == 0, most_of_a_turn: 2, ..Load::default() };
+        let options = Options { segment_bytes: 1 << 20, ..load.options.clone() };
+        copies_come_and_go(seed, Load { options, ..load }, 12);
+    }
+}
+
+/// What is staged and not written is not read, and a cursor that was at the end goes on.
+#[test]
+fn a_cursor_follows_the_end() {
+    let mut driver = Driver::new(3, Load::default());
+    driver.open().unwrap();
+    let mut copy = Replica::at(&mut driver, 0);
+    assert_eq!(copy.ask(&mut driver, 1000), LogRead::End);
+    for n in 1..=3000_u64 {
+        let write = Write { kind: Kind::Set, key: n.to_le_bytes().to_vec(), value: vec![7; 50] };
+        while !driver.write(write.clone()).unwrap() {
+            driver.store().write_turn().unwrap();
+            expect(driver.poll());
+        }
+        assert_eq!(copy.ask(&mut driver, 1000), LogRead::End);
+        driver.store().write_turn().unwrap();
+        assert_eq!(copy.ask(&mut driver, 1000), LogRead::Read { upto: Lsn(n) });
+        expect(driver.poll());
+    }
+}
+
+#[test]
+fn damage_is_found_and_not_passed_on() {
+    for seed in 0..8 {
+        let load = Load { keys: 200, longest_value: 3000, ..Load::default() };
+        let mut driver = Driver::new(seed, load);
+        driver.open().unwrap();
+        expect(driver.run(120));
+        driver.settle().unwrap();
+        let logs = driver.machine.files().into_iter().filter(|(name, _)| name.ends_with(".log"));
+        let (name, _) = logs.min().unwrap();
+        let len = driver.machine.read(&name).iter().rposition(|byte| *byte != 0).unwrap();
+        let at = 1024 + 48 + driver.dice.below(len as u64 - 1100) as usize;
+        driver.machine.damage(&name, |bytes| bytes[at] ^= 4);
+        let mut copy = Replica::at(&mut driver, 0);
+        let read = loop {
+            match copy.ask(&mut driver, 5000) {
+                LogRead::Read { .. } => {}
+                LogRead::Busy | LogRead::Cold(_) => {
+                    driver.store().write_turn().unwrap();
+                    let _ = driver.poll();
+                }
+                other => break other,
+            }
+        };
+        assert_eq!(read, LogRead::Corrupt);
+        let found = driver.store().health().unwrap().clone();
+        assert!(found.file == name && found.offset <= at as u64, "{found:?}, {at}");
+    }
+}
