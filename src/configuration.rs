@@ -5,6 +5,8 @@
 //! value. What is read is checked against the invariants of its type, so that nothing behind has to.
 //! Never: how they are agreed upon, and what follows from them.
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{Epoch, NodeId, ShardId, Uuid};
 
 /// A count that grows by one at a time never comes near this; one that was read and does is no count. So a step from
@@ -12,7 +14,7 @@ use crate::id::{Epoch, NodeId, ShardId, Uuid};
 const COUNT_MAX: u64 = 1 << 62;
 
 /// A copy: a node and the content that it holds. A node whose directory was emptied is another member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Where it is.
     pub node: NodeId,
@@ -21,7 +23,7 @@ pub struct Member {
 }
 
 /// What the register of a shard holds: who leads it, and which copies have everything that was ever answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     /// Raised by one with every chosen change; compare-and-swap compares it.
     pub version: u64,
@@ -51,7 +53,7 @@ impl Configuration {
 
 /// The number of a proposal. Unique for ever: the round grows within a process, and every start of a process draws
 /// another `proposer`, so that neither a crash nor an old disk image brings one back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Ballot {
     /// Grows; 0 is below all proposals.
     pub round: u64,
@@ -61,7 +63,7 @@ pub struct Ballot {
 
 /// A voter's memory: what answers under one id was never forgotten since. A voter that lost its memory takes a higher
 /// id before it answers again; answers under a lower one are void from then on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct VoterId {
     /// How often it was re-seeded, at least.
     pub generation: u64,
@@ -70,7 +72,7 @@ pub struct VoterId {
 }
 
 /// A voter: its node, and the id that it had when the cluster was formed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seat {
     /// Where it is.
     pub node: NodeId,
@@ -79,7 +81,7 @@ pub struct Seat {
 }
 
 /// What all nodes have agreed upon once: that they are a cluster. It never changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Formation {
     /// The cluster's id.
     pub cluster: Uuid,

@@ -22,6 +22,7 @@ pub mod node;
 pub mod op;
 pub mod peers;
 pub mod reactor;
+pub mod reform;
 pub mod router;
 pub mod server;
 pub mod store;

@@ -21,6 +21,9 @@ pub const DIAL_MS: u64 = 2_000;
 pub const BEACON_MS: u64 = 500;
 /// See [`BEACON_MS`].
 pub const SILENCE_MS: u64 = 3_000;
+/// A data link's beacons stand behind its bulk, which may be in the kernel's buffers for long where the link is slow. While
+/// the control link to the same node says that it is there, a data link may be silent for so long.
+const BULK_SILENCE_MS: u64 = 15_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -70,6 +73,13 @@ impl Peers {
             State::Up(link) => Some(link),
             _ => None,
         }
+    }
+
+    /// After how long a silent link with a node is given up, in milliseconds.
+    #[must_use]
+    pub fn patience_ms(&self, node: NodeId, class: Class) -> u64 {
+        let is_there = class == Class::Data && self.link(node, Class::Control).is_some();
+        if is_there { BULK_SILENCE_MS } else { SILENCE_MS }
     }
 
     /// From now on this link is kept up.

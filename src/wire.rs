@@ -12,7 +12,7 @@ use crate::id::{Epoch, Lsn, NodeId, Uuid};
 use crate::op::{Condition, Failure, Op, Outcome, Verb};
 
 /// The protocol's version: nodes of different versions refuse each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Bytes before a frame's body.
 pub const FRAME_HEAD_BYTES: usize = 8;
 /// Most bytes that a frame needs beside a key and a value.
@@ -44,6 +44,8 @@ pub struct Hello<'a> {
     pub class: Class,
     /// The fingerprint of the sender's shard table.
     pub fingerprint: u64,
+    /// The cluster that the sender belongs to; zero while it knows of none.
+    pub cluster: Uuid,
     /// The sender's place in that table.
     pub from: NodeId,
     /// Whom the sender believes to be speaking to.
@@ -87,6 +89,8 @@ pub enum CopyState {
     Forming,
     /// A primary that answers.
     Serving,
+    /// A primary that answers nothing now: a copy in sync has let its lease run out.
+    CutOff,
     /// A primary before its first answer: it makes one log of those of the copies.
     Settling,
     /// A copy that holds everything that was answered.
@@ -105,10 +109,11 @@ pub enum CopyState {
 
 impl CopyState {
     /// All of them, in the order of their codes in a frame.
-    pub const ALL: [CopyState; 10] = [
+    pub const ALL: [CopyState; 11] = [
         CopyState::Unknown,
         CopyState::Forming,
         CopyState::Serving,
+        CopyState::CutOff,
         CopyState::Settling,
         CopyState::InSync,
         CopyState::CatchingUp,
@@ -125,6 +130,7 @@ impl CopyState {
             CopyState::Unknown => "unknown",
             CopyState::Forming => "forming",
             CopyState::Serving => "serving",
+            CopyState::CutOff => "cut off",
             CopyState::Settling => "settling",
             CopyState::InSync => "in sync",
             CopyState::CatchingUp => "catching up",
@@ -266,7 +272,12 @@ pub enum Message<'a> {
         op: Op<'a>,
     },
     /// A message of the registers, for [`crate::node::registers`] to read.
-    Register(&'a [u8]),
+    Register {
+        /// The cluster that the sender belongs to; zero while it knows of none.
+        cluster: Uuid,
+        /// The message.
+        bytes: &'a [u8],
+    },
     /// A configuration that was chosen, for whoever has an older one: [`crate::configuration::Configuration`] as bytes.
     Know(&'a [u8]),
     /// Primary to copy, on the data link: follow.
@@ -390,7 +401,7 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         }
         Message::Answer { id, outcome } => w.u8(ANSWER).u64(*id).outcome(outcome),
         Message::NotPrimary { id, op } => w.u8(NOT_PRIMARY).u64(*id).op(op),
-        Message::Register(bytes) => w.u8(REGISTER).bytes(bytes),
+        Message::Register { cluster, bytes } => w.u8(REGISTER).uuid(*cluster).bytes(bytes),
         Message::Know(bytes) => w.u8(KNOW).bytes(bytes),
         Message::Follow(f) => w
             .u8(FOLLOW)
@@ -470,10 +481,13 @@ impl Writer<'_> {
         self.0.extend_from_slice(v);
         self
     }
+    fn uuid(&mut self, v: Uuid) -> &mut Self {
+        self.0.extend_from_slice(&v.0.to_le_bytes());
+        self
+    }
     fn hello(&mut self, h: &Hello<'_>) -> &mut Self {
         self.u16(h.version).u8(matches!(h.class, Class::Data).into()).u64(h.fingerprint);
-        self.u32(h.from.0).u32(h.to.0);
-        self.0.extend_from_slice(&h.store.0.to_le_bytes());
+        self.uuid(h.cluster).u32(h.from.0).u32(h.to.0).uuid(h.store);
         self.u64(h.incarnation).bytes(h.address.as_bytes())
     }
     fn status(&mut self, s: &Status) -> &mut Self {
@@ -482,8 +496,7 @@ impl Writer<'_> {
         self.u8(state as u8).u64(s.version).u64(s.in_sync)
     }
     fn following(&mut self, f: &Following) -> &mut Self {
-        self.u64(f.epoch.0);
-        self.0.extend_from_slice(&f.store.0.to_le_bytes());
+        self.u64(f.epoch.0).uuid(f.store);
         self.u64(f.had.0).u64(f.had_committed.0).u64(f.end.0).u64(f.durable.0);
         self.u8(f.is_whole.into()).u8(f.is_ahead.into())
     }
@@ -589,7 +602,7 @@ impl<'a> Reader<'a> {
             }
             ANSWER => Message::Answer { id: self.u64()?, outcome: self.outcome()? },
             NOT_PRIMARY => Message::NotPrimary { id: self.u64()?, op: self.op()? },
-            REGISTER => Message::Register(self.bytes()?),
+            REGISTER => Message::Register { cluster: Uuid(self.u128()?), bytes: self.bytes()? },
             KNOW => Message::Know(self.bytes()?),
             FOLLOW => Message::Follow(Follow {
                 epoch: self.epoch()?,
@@ -634,6 +647,7 @@ impl<'a> Reader<'a> {
             version: self.u16()?,
             class: if self.bool()? { Class::Data } else { Class::Control },
             fingerprint: self.u64()?,
+            cluster: Uuid(self.u128()?),
             from: NodeId(self.u32()?),
             to: NodeId(self.u32()?),
             store: Uuid(self.u128()?),
@@ -784,6 +798,7 @@ mod tests {
             version: VERSION,
             class: Class::Data,
             fingerprint: 0x1234_5678_9abc_def0,
+            cluster: Uuid(1 << 101),
             from: NodeId(3),
             to: NodeId(4),
             store: Uuid(1 << 100),
@@ -839,7 +854,7 @@ mod tests {
             Message::Released,
             Message::HandOver { to: NodeId(3) },
             Message::NotHanded("why"),
-            Message::Register(b"x"),
+            Message::Register { cluster: Uuid(1 << 98), bytes: b"x" },
             Message::Know(b"y"),
         ] {
             round_trip(&message);

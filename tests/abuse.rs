@@ -140,6 +140,7 @@ impl Peer {
             version: wire::VERSION,
             class: Class::Data,
             fingerprint: table.fingerprint(),
+            cluster: Uuid::default(),
             from: NodeId(1),
             to: NodeId(0),
             store: Uuid(1),

@@ -369,3 +369,21 @@ fn wrong_usage_is_exit_code_2_and_help_is_everywhere() {
         assert!(good(&sample(), args).contains("Examples:"), "{args:?}");
     }
 }
+
+#[test]
+fn reform_refuses_what_is_no_directory_survey_or_plan() {
+    let dir = dir_with("[[shard]]\nname = \"a\"\nidx = 0\naddress = \"127.0.0.1:1\"\n");
+    assert_eq!(bad(dir.path(), &["reform", "survey", "none"]).matches("there is no data directory").count(), 1);
+    assert!(bad(dir.path(), &["reform", "survey", "."]).contains("not a data directory"));
+    std::fs::write(dir.path().join("letter"), "{}").unwrap();
+    let told = bad(dir.path(), &["reform", "plan", "letter"]);
+    assert!(told.starts_with("dkv: letter: it is not what `dkv reform survey` prints"), "{told}");
+    let told = bad(dir.path(), &["reform", "apply", "letter"]);
+    assert!(told.starts_with("dkv: letter: it is not what `dkv reform plan` prints"), "{told}");
+    std::fs::write(dir.path().join("empty"), "{\"kind\":\"dkv survey\",\"format\":1,\"directories\":[]}").unwrap();
+    assert!(bad(dir.path(), &["reform", "plan", "empty"]).contains("Surveyed: nothing"));
+    for words in [&["survey"][..], &["plan", "empty", "--lead", "0"], &["apply", "letter", "127.0.0.1:1"]] {
+        let output = dkv(dir.path(), &[&["reform"], words].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+}

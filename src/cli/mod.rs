@@ -8,6 +8,7 @@ mod lead;
 mod log;
 mod nodes;
 mod output;
+mod reform;
 mod serve;
 mod status;
 mod view;
@@ -36,6 +37,7 @@ Examples:
   dkv serve --address 127.0.0.1:8080         run one node in the foreground
   dkv status                                 what the running cluster says of itself
   dkv where user:1                           which shard and nodes hold a key
+  dkv reform --help                          another table for a cluster that is stopped
   dkv COMMAND --help                         more about one command";
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +58,8 @@ enum Command {
     Where(whereis::WhereArgs),
     /// Check, print or cut the log of a stopped node
     Log(log::LogArgs),
+    /// Make a new cluster, with another table, out of the data directories of one that is stopped
+    Reform(reform::ReformArgs),
 }
 
 /// The file that most commands read.
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Takeover(args) => lead::takeover(&args),
         Command::Where(args) => whereis::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Reform(args) => reform::run(&args),
     };
     match done {
         Ok(code) => code,

@@ -184,6 +184,7 @@ fn trouble(node: &NodeView, leads: bool) -> Option<String> {
         "damaged" => Some(format!("{address} is damaged: http://{address}/readyz says where")),
         "forming" => Some(format!("{address} waits for all nodes of the table: the cluster is not formed yet")),
         "settling" => Some(format!("{address} is settling: it makes the in-sync copies equal before it serves")),
+        "cut off" => Some(format!("{address} is cut off from a copy in sync: http://{address}/readyz says more")),
         "waiting" => Some(format!("{address} is waiting: http://{address}/readyz says for what")),
         "catching up" => Some(format!("{address} is catching up{behind}")),
         "syncing" => Some(format!("{address} is being filled anew{behind}")),

@@ -44,6 +44,9 @@ pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Vec<ConfigError>> {
     let witnesses = read_witnesses(&root, &mut report);
     check_addresses(drafts.iter().flat_map(|d| &d.addresses).chain(&witnesses), &mut report);
     let (settings, origins) = settings::read(&root, &mut report);
+    if drafts.iter().any(|draft| draft.addresses.len() > 1) {
+        settings::check_records(&settings, &root, &mut report);
+    }
     if !report.is_clean() {
         return Err(report.finish());
     }

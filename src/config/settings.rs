@@ -168,6 +168,8 @@ pub struct Origin {
 pub(super) const TABLES: [&str; 5] = ["limits", "deadlines", "replication", "store", "http"];
 
 /// One millisecond to one hour.
+/// What a record takes in the log beside its key and value, and more.
+const RECORD_ROOM_BYTES: u64 = 4096;
 const ANY_MS: RangeInclusive<u64> = 1..=3_600_000;
 
 /// Reads all tables of settings. What is wrong goes to `report`; such a setting keeps its default.
@@ -236,6 +238,25 @@ fn check_together(settings: &Settings, root: &DeTable<'_>, report: &mut Report<'
                 limits.max_inflight_bytes
             ),
             format!("raise limits.max_inflight_bytes to {} or more, or lower limits.max_value_bytes", 2 * largest),
+        );
+    }
+}
+
+/// A replica takes records as they come, without waiting for its disk, up to an eighth of `segment_bytes`: a longer one
+/// would never get through to it.
+pub(super) fn check_records(settings: &Settings, root: &DeTable<'_>, report: &mut Report<'_>) {
+    let (limits, segment_bytes) = (&settings.limits, settings.store.segment_bytes);
+    let longest = (limits.max_value_bytes + limits.max_key_bytes) as u64 + RECORD_ROOM_BYTES;
+    if longest > segment_bytes / 8 {
+        let least = (8 * longest).next_multiple_of(4096);
+        let at = span_of(root, "store", "segment_bytes");
+        report.error(
+            if at.is_empty() { span_of(root, "limits", "max_value_bytes") } else { at },
+            format!(
+                "store.segment_bytes = {segment_bytes} is too little for replicas of the longest records: an eighth of it \
+                 must hold limits.max_value_bytes + limits.max_key_bytes + {RECORD_ROOM_BYTES} = {longest}"
+            ),
+            format!("raise store.segment_bytes to {least} or more, or lower limits.max_value_bytes"),
         );
     }
 }

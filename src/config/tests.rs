@@ -265,6 +265,16 @@ fn settings_out_of_range_or_of_another_type_are_refused() {
 }
 
 #[test]
+fn the_longest_records_must_get_through_to_replicas() {
+    let setting = "[store]\nsegment_bytes = 8388608\n";
+    assert!(parse(&(shard("a", 0, 1) + setting), "f").is_ok(), "there is no replica");
+    let pair = shard("a", 0, 1) + "replicas = [\"127.0.0.1:2\"]\n";
+    let told = errors(&(pair.clone() + setting));
+    assert!(told.len() == 1 && told[0].contains("raise store.segment_bytes to 8454144 or more"), "{told:?}");
+    assert!(parse(&(pair + "[store]\nsegment_bytes = 8454144\n"), "f").is_ok());
+}
+
+#[test]
 fn every_default_is_one_that_a_file_could_say() {
     let loaded = parse(SAMPLE, "f").unwrap();
     let mut text = SAMPLE.to_owned();

@@ -16,7 +16,7 @@
 //! Never: what the records hold, how they travel; sockets, files, clocks.
 
 use super::Barrier;
-use super::followers::Followers;
+use super::followers::{Followers, Lease};
 use super::lease::{BootNs, MS, Timing, grace_ms};
 use crate::configuration::{Change, Configuration, Member};
 use crate::id::{Epoch, LinkId, Lsn, NodeId};
@@ -35,8 +35,6 @@ pub struct Following {
     pub known_committed: Lsn,
     /// Not before this it may take over.
     pub grace_until_ns: BootNs,
-    /// When it last had all that the primary had committed.
-    pub fresh_ns: BootNs,
     /// When it last asked the register, for want of a primary.
     observed_ns: BootNs,
 }
@@ -56,8 +54,20 @@ pub struct Leading {
     pub committed: Lsn,
     /// A copy that was forced to lead answers nothing before the leases that it granted have run out.
     pub silent_until_ns: BootNs,
-    /// To whom it is about to hand over, and until when it tries.
-    pub handing: Option<(NodeId, BootNs)>,
+    /// It is to hand over.
+    pub handing: Option<Handing>,
+}
+
+/// A primary's way out of its role, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handing {
+    /// To whom.
+    pub to: NodeId,
+    /// Then it gives that up.
+    pub until_ns: BootNs,
+    /// A round of the register that changes nothing has shown that there is a majority to carry the change. Before that,
+    /// the primary serves as ever.
+    pub is_agreed: bool,
 }
 
 #[derive(Debug)]
@@ -118,6 +128,10 @@ pub struct Copy {
     epoch: Epoch,
     is_damaged: bool,
     is_whole: bool,
+    /// Somebody gave up what this copy lacks.
+    is_cut: bool,
+    /// When it last surely had everything; 0: it never has.
+    fresh_ns: BootNs,
     /// A takeover before this could meet a lease that was granted before this process began.
     boot_until_ns: BootNs,
     /// Until then a lease that it granted may run.
@@ -152,6 +166,8 @@ impl Copy {
             epoch,
             is_damaged: false,
             is_whole: false,
+            is_cut: false,
+            fresh_ns: 0,
             boot_until_ns,
             granted_until_ns: boot_until_ns,
             has_observed: false,
@@ -171,10 +187,19 @@ impl Copy {
         self.is_whole = is_whole;
     }
 
-    /// A full sync gave it other content: it is another copy now.
+    /// An operator cut its log, and so gave up what it lacks: where nobody else is in sync, it leads with what it has.
+    pub fn set_cut(&mut self) {
+        self.is_cut = true;
+    }
+
+    /// A full sync gave it other content: it is another copy now, and not the one that was about to lead.
     pub fn replaced(&mut self, me: Member, is_damaged: bool) {
+        if self.is_candidate() {
+            self.role = Role::Unknown;
+        }
         self.me = me;
         (self.is_damaged, self.is_whole) = (is_damaged, true);
+        self.is_cut = false;
     }
 
     fn is_sound(&self) -> bool {
@@ -188,6 +213,9 @@ impl Copy {
             Role::Following(_) if !self.has_observed => Some(Change::Observe),
             Role::Unknown => Some(Change::Observe),
             Role::Candidate(change) => Some(*change),
+            Role::Leading(leading) if leading.handing.is_some_and(|handing| !handing.is_agreed) => {
+                Some(Change::Observe)
+            }
             Role::Leading(leading) if leading.is_persisted => {
                 // Before the log is settled nobody is taken in: it would hold that up.
                 let committed = if leading.is_settled { leading.committed } else { Lsn(u64::MAX) };
@@ -207,11 +235,21 @@ impl Copy {
     /// A round of its own is over.
     pub fn on_settled(&mut self, chosen: Configuration, applied: bool) -> Turn {
         self.has_observed = true;
+        // A newer one may have been told while the round ran: then what it chose is over already.
+        let newer = self.configuration.clone().filter(|known| known.version > chosen.version);
+        let (chosen, applied) = newer.map_or((chosen, applied), |newer| (newer, false));
         let leads_by_this = applied && matches!(self.role, Role::Candidate(_)) && chosen.epoch > self.epoch;
         if leads_by_this && chosen.primary == self.me.node && chosen.holds(self.me) {
             self.epoch = chosen.epoch;
             let is_forced = matches!(self.role, Role::Candidate(Change::Force(_)));
-            let silent_until_ns = if is_forced { self.granted_until_ns } else { 0 };
+            // A start does not know what was granted before the force, when that was interrupted.
+            let follows_force = chosen.forced > 0 && chosen.in_sync.len() == 1;
+            let silent_until_ns = match () {
+                () if is_forced => self.granted_until_ns,
+                () if follows_force => self.boot_until_ns,
+                () => 0,
+            };
+            self.fresh_ns = self.now_ns;
             let followers = Followers::new(chosen.clone(), &self.others, self.timing, self.disk_ms, self.now_ns);
             self.configuration = Some(chosen);
             self.role = Role::Leading(Box::new(Leading {
@@ -246,7 +284,13 @@ impl Copy {
             self.has_observed = true;
             return self.learn(chosen);
         }
-        self.on_settled(chosen, false)
+        let turn = self.on_settled(chosen, false);
+        if let Role::Leading(leading) = &mut self.role
+            && let Some(handing) = &mut leading.handing
+        {
+            handing.is_agreed = true;
+        }
+        turn
     }
 
     /// A chosen configuration became known.
@@ -286,9 +330,14 @@ impl Copy {
     /// Its place in a configuration that is news to it.
     fn place(&mut self, chosen: &Configuration) {
         let is_mine = chosen.primary == self.me.node && chosen.holds(self.me);
+        let is_given_up =
+            self.is_cut && !chosen.holds(self.me) && chosen.in_sync.iter().all(|member| member.node == self.me.node);
+        self.note_fresh();
         self.epoch = self.epoch.max(chosen.epoch);
         if is_mine && self.is_sound() {
             self.role = Role::Candidate(Change::Restart(self.me));
+        } else if is_given_up && self.is_sound() {
+            self.role = Role::Candidate(Change::Force(self.me));
         } else {
             let grace_ns = self.timing.grace_ms * MS;
             self.role =
@@ -303,17 +352,17 @@ impl Copy {
             is_matched: false,
             known_committed: Lsn::ZERO,
             grace_until_ns,
-            fresh_ns: 0,
             observed_ns: self.now_ns,
         }
     }
 
     /// What time alone brings: a grace that is over, a handover that nobody took up. To be called after the sockets were
-    /// drained, so that beacons that wait there count. Returns whether it gave up a role.
-    pub fn tick(&mut self, is_stopping: bool) {
+    /// drained, so that beacons that wait there count. Returns whether a handover was given up.
+    pub fn tick(&mut self, is_stopping: bool) -> bool {
         let (now_ns, grace_ns) = (self.now_ns, self.timing.grace_ms * MS);
         // It was this process that stood still, and perhaps the primary with it.
-        let stood_still = now_ns - self.ticked_ns > grace_ns / 2;
+        let spell_ns = now_ns - self.ticked_ns;
+        let stood_still = spell_ns > grace_ns / 2;
         self.ticked_ns = now_ns;
         let is_sound = self.is_sound();
         match &mut self.role {
@@ -330,11 +379,14 @@ impl Copy {
             Role::Stopped { until_ns } if now_ns >= *until_ns && is_sound && !is_stopping => {
                 self.role = Role::Candidate(Change::Restart(self.me));
             }
-            Role::Leading(leading) if leading.handing.is_some_and(|(_, until_ns)| now_ns >= until_ns) => {
+            Role::Leading(leading) if stood_still => leading.followers.stood_still(spell_ns, now_ns),
+            Role::Leading(leading) if leading.handing.is_some_and(|handing| now_ns >= handing.until_ns) => {
                 leading.handing = None;
+                return true;
             }
             _ => {}
         }
+        false
     }
 
     /// A primary asks to be followed. Where it is, what this copy did before is over.
@@ -353,14 +405,15 @@ impl Copy {
         if is_news {
             self.configuration = Some(asked.clone());
         }
-        let (grace_until_ns, fresh_ns) = match &self.role {
-            Role::Following(following) => (following.grace_until_ns, following.fresh_ns),
-            _ => (self.boot_until_ns, 0),
+        let grace_until_ns = match &self.role {
+            Role::Following(following) => following.grace_until_ns,
+            _ => self.boot_until_ns,
         };
+        self.note_fresh();
         self.epoch = asked.epoch;
         let grace_ns = self.timing.grace_ms * MS;
         let mut following = self.follow_nobody_yet(from, grace_until_ns.max(self.now_ns + grace_ns));
-        (following.link, following.fresh_ns) = (Some(link), fresh_ns);
+        following.link = Some(link);
         self.role = Role::Following(following);
         (Verdict::Follows, turn)
     }
@@ -437,7 +490,7 @@ impl Copy {
         if let Role::Following(following) = &mut self.role {
             following.known_committed = following.known_committed.max(committed);
             if own_committed >= committed {
-                following.fresh_ns = self.now_ns;
+                self.fresh_ns = self.now_ns;
             }
         }
     }
@@ -454,6 +507,7 @@ impl Copy {
     /// An operator forces it to lead.
     pub fn force(&mut self) -> Turn {
         let turn = if self.leads() { Turn::Deposed } else { Turn::None };
+        self.note_fresh();
         self.role = Role::Candidate(Change::Force(self.me));
         turn
     }
@@ -466,13 +520,13 @@ impl Copy {
         }
     }
 
-    /// When time alone may change something.
+    /// When time alone may change something that the last [`Copy::tick`] has not.
     #[must_use]
     pub fn next_ns(&self) -> BootNs {
-        let beat = self.now_ns + self.timing.beacon_ms * MS;
+        let beat = self.ticked_ns + self.timing.beacon_ms * MS;
         match &self.role {
-            Role::Leading(leading) => leading.followers.next_ns(self.now_ns),
-            Role::Following(following) => following.grace_until_ns.max(self.now_ns + MS).min(beat),
+            Role::Leading(leading) => leading.followers.next_ns(self.ticked_ns),
+            Role::Following(following) => following.grace_until_ns.max(self.ticked_ns + MS).min(beat),
             _ => beat,
         }
     }
@@ -489,6 +543,7 @@ impl Copy {
         if !self.leads() {
             return Turn::None;
         }
+        self.note_fresh();
         self.role = Role::Stopped { until_ns: self.now_ns + self.timing.grace_ms * MS };
         Turn::Deposed
     }
@@ -550,7 +605,7 @@ impl Copy {
             _ if self.is_damaged => Err(NotServing::Damaged),
             Role::Leading(leading)
                 if leading.is_settled
-                    && leading.handing.is_none()
+                    && leading.handing.is_none_or(|handing| !handing.is_agreed)
                     && applied >= leading.begins_behind
                     && self.now_ns >= leading.silent_until_ns =>
             {
@@ -572,13 +627,24 @@ impl Copy {
         self.is_sound()
     }
 
-    /// How long ago it surely had everything, in milliseconds; 0 for a primary.
+    /// How long ago it surely had everything, in milliseconds: 0 for a primary as long as its leases run.
     #[must_use]
     pub fn behind_ms(&self) -> u64 {
-        match &self.role {
-            Role::Leading(_) => 0,
-            Role::Following(following) => (self.now_ns - following.fresh_ns) / MS,
-            _ => self.now_ns / MS,
+        let fresh_ns = match &self.role {
+            Role::Leading(leading) => match leading.followers.lease(self.now_ns) {
+                Lease::Runs => self.now_ns,
+                Lease::Asked => self.fresh_ns,
+                Lease::Over { since_ns } => since_ns.max(self.fresh_ns),
+            },
+            _ => self.fresh_ns,
+        };
+        (self.now_ns - fresh_ns) / MS
+    }
+
+    /// A role ends: what it knew of the copy's age is kept.
+    fn note_fresh(&mut self) {
+        if self.leads() {
+            self.fresh_ns = self.now_ns - self.behind_ms() * MS;
         }
     }
 
@@ -649,7 +715,11 @@ impl Copy {
             _ if is_syncing => CopyState::Syncing,
             _ if self.is_damaged => CopyState::Damaged,
             Role::Unknown => CopyState::Waiting,
-            Role::Leading(_) if self.serves(applied).is_ok() => CopyState::Serving,
+            Role::Leading(leading) if self.serves(applied).is_ok() => match leading.followers.lease(self.now_ns) {
+                Lease::Runs => CopyState::Serving,
+                Lease::Asked => CopyState::Settling,
+                Lease::Over { .. } => CopyState::CutOff,
+            },
             Role::Leading(_) | Role::Candidate(_) => CopyState::Settling,
             Role::Following(f) if f.is_matched && is_in_sync => CopyState::InSync,
             Role::Following(f) if f.is_matched => CopyState::CatchingUp,

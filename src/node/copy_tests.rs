@@ -98,6 +98,18 @@ fn nothing_is_granted_before_the_first_round_has_ended() {
 }
 
 #[test]
+fn an_epoch_that_is_known_to_be_over_does_not_begin() {
+    // Its round was chosen, and a later takeover was told before the round's own answers were here (seed 25499).
+    let mut copy = following();
+    pass(&mut copy, 0, GRACE);
+    assert!(takes_over(&mut copy));
+    copy.learn(pair(3, FIRST));
+    assert_eq!(copy.on_settled(pair(2, ME), true), Turn::None);
+    assert!(!copy.leads());
+    assert_eq!((copy.epoch(), copy.configuration()), (Epoch(3), Some(&pair(3, FIRST))));
+}
+
+#[test]
 fn a_lease_is_for_the_primary_that_is_followed_in_its_epoch_with_a_matched_log() {
     let copy = following();
     assert_eq!(copy.may_grant(FIRST, &beacon(1)), Some(600));
@@ -324,7 +336,7 @@ fn who_has_stopped_in_an_epoch_never_leads_in_it_again() {
     // Nobody has taken over: it goes on, in another epoch.
     at(&mut copy, GRACE);
     assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Restart(member(ME))));
-    assert_eq!(copy.on_settled(alone(4, ME), true), Turn::Begins);
+    assert_eq!(copy.on_settled(Configuration { version: 10, ..alone(4, ME) }, true), Turn::Begins);
     // Somebody has.
     let mut copy = leading();
     copy.stop_leading();
@@ -392,4 +404,146 @@ fn how_far_behind_a_copy_is_counts_from_when_it_had_everything() {
     copy.heard_committed(Lsn(6), Lsn(6));
     assert_eq!(copy.behind_ms(), 0);
     assert_eq!(leading().behind_ms(), 0);
+}
+
+/// An operator forces it to lead, alone, in epoch 2; its log ends at 4.
+fn is_forced(copy: &mut Copy) {
+    assert_eq!(copy.force(), Turn::None);
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Force(member(ME))));
+    assert_eq!(copy.on_settled(Configuration { forced: 1, ..alone(2, ME) }, true), Turn::Begins);
+    copy.epoch_persisted(Epoch(2), Lsn(4));
+    assert_eq!(copy.advance(Lsn(4)), Some(Lsn(4)));
+}
+
+#[test]
+fn a_copy_that_is_forced_to_lead_is_silent_until_the_leases_that_it_granted_are_over() {
+    // Nobody asked the primary before: it may still read on the strength of them.
+    let mut copy = following();
+    pass(&mut copy, 0, 300 * MS);
+    copy.grant(600);
+    is_forced(&mut copy);
+    pass(&mut copy, 300 * MS, 900 * MS - 1);
+    assert_eq!(copy.serves(Lsn(4)), Err(NotServing::Starting));
+    at(&mut copy, 900 * MS);
+    assert_eq!(copy.serves(Lsn(4)), Ok(()));
+    // Of what the process before granted, only the length is known.
+    let mut started = Copy::new(member(ME), vec![FIRST], Epoch(1), (600, 5_000), 2_000, START_NS);
+    started.set_health(false, true);
+    is_forced(&mut started);
+    pass(&mut started, 0, 2_000 * MS - 1);
+    assert_eq!(started.serves(Lsn(4)), Err(NotServing::Starting));
+    at(&mut started, 2_000 * MS);
+    assert_eq!(started.serves(Lsn(4)), Ok(()));
+    assert_eq!(leading().serves(Lsn(4)), Ok(()), "who was the primary before has nobody to wait for");
+}
+
+#[test]
+fn whoever_is_about_to_lead_follows_in_a_newer_epoch_only() {
+    let mut alarmed = following();
+    pass(&mut alarmed, 0, GRACE);
+    let mut told = following();
+    told.on_lead(FIRST, Epoch(1), true);
+    let mut forced = following();
+    forced.force();
+    for (what, mut copy) in [("after the grace", alarmed), ("told to", told), ("forced", forced)] {
+        let wish = copy.wanted(Lsn::ZERO, false);
+        assert_eq!(copy.on_follow(FIRST, link(2), &pair(1, FIRST)), (Verdict::Later, Turn::None), "{what}");
+        assert!(copy.is_candidate() && copy.wanted(Lsn::ZERO, false) == wish, "{what}");
+        assert!(!copy.matched(link(2)) && copy.may_grant(FIRST, &beacon(1)).is_none(), "{what}");
+        assert_eq!(copy.on_follow(FIRST, link(2), &pair(2, FIRST)), (Verdict::Follows, Turn::None), "{what}");
+        assert!(copy.matched(link(2)) && copy.confirms(FIRST, Epoch(2)), "{what}");
+    }
+    // Who starts anew was the primary of its epoch itself: nobody else can be.
+    let mut restarting = waiting();
+    restarting.learn(alone(2, ME));
+    assert_eq!(restarting.on_follow(FIRST, link(2), &pair(2, FIRST)), (Verdict::Stale, Turn::None));
+    assert_eq!(restarting.wanted(Lsn::ZERO, false), Some(Change::Restart(member(ME))));
+    assert_eq!(restarting.on_follow(FIRST, link(2), &pair(3, FIRST)), (Verdict::Follows, Turn::None));
+    assert!(restarting.matched(link(2)) && restarting.confirms(FIRST, Epoch(3)));
+}
+
+#[test]
+fn the_wait_of_a_start_outlasts_the_first_word_of_a_primary() {
+    // The process before may have granted a lease for so long, to a primary that is still silent about it.
+    for has_read_the_register in [true, false] {
+        let mut copy = Copy::new(member(ME), vec![FIRST], Epoch(1), (600, 5_000), 2_000, START_NS);
+        copy.set_health(false, true);
+        if has_read_the_register {
+            copy.on_settled(pair(1, FIRST), false);
+        }
+        pass(&mut copy, 0, 100 * MS);
+        assert_eq!(copy.on_follow(FIRST, LINK, &pair(1, FIRST)), (Verdict::Follows, Turn::None));
+        assert!(copy.matched(LINK));
+        copy.on_link_lost(LINK);
+        pass(&mut copy, 100 * MS, 2_000 * MS - 1);
+        assert!(!copy.is_candidate());
+        at(&mut copy, 2_000 * MS);
+        assert!(copy.is_candidate());
+    }
+}
+
+#[test]
+fn a_first_word_late_in_the_wait_of_a_start_is_worth_a_grace_of_its_own() {
+    let mut copy = waiting();
+    pass(&mut copy, 0, 500 * MS);
+    copy.on_follow(FIRST, LINK, &pair(1, FIRST));
+    pass(&mut copy, 500 * MS, 1_100 * MS - 1);
+    assert!(!copy.is_candidate());
+    at(&mut copy, 1_100 * MS);
+    assert!(copy.is_candidate());
+}
+
+#[test]
+fn nobody_is_taken_in_before_the_log_of_a_new_primary_is_settled() {
+    const THIRD: NodeId = NodeId(2);
+    let mut copy = Copy::new(member(ME), vec![FIRST, THIRD], Epoch(0), (600, 5_000), 0, START_NS);
+    copy.set_health(false, true);
+    copy.on_settled(pair(2, ME), false);
+    assert_eq!(copy.on_settled(pair(3, ME), true), Turn::Begins);
+    copy.epoch_persisted(Epoch(3), Lsn(4));
+    let follows = |copy: &mut Copy, node: NodeId| {
+        let said = Said {
+            epoch: Epoch(3),
+            store: member(node).store,
+            had: Lsn(4),
+            had_committed: Lsn::ZERO,
+            end: Lsn(4),
+            durable: Lsn(4),
+            is_whole: true,
+            is_ahead: false,
+        };
+        let followers = &mut copy.leading_mut().unwrap().followers;
+        followers.asked(node, link(node.0), START_NS);
+        assert!(followers.on_following(node, link(node.0), &said, START_NS));
+    };
+    // It has everything, but to require it would hold up what the copies in sync are still to agree on.
+    follows(&mut copy, THIRD);
+    for _ in 0..3 {
+        assert_eq!(copy.wanted(Lsn(4), false), None);
+        assert_eq!(copy.advance(Lsn(4)), None);
+        let followers = &copy.leading().unwrap().followers;
+        assert!(!followers.is_required(followers.get(THIRD).unwrap()));
+    }
+    follows(&mut copy, FIRST);
+    assert_eq!(copy.advance(Lsn(4)), Some(Lsn(4)));
+    assert_eq!(copy.wanted(Lsn(4), false), None, "it is required first");
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Grow { epoch: Epoch(3), member: member(THIRD) }));
+}
+
+#[test]
+fn a_round_that_only_asked_leaves_a_candidate_to_what_it_is_about() {
+    let mut forced = waiting();
+    forced.force();
+    assert_eq!(forced.on_observed(pair(1, FIRST)), Turn::None);
+    assert_eq!(forced.wanted(Lsn(4), false), Some(Change::Force(member(ME))));
+    // Nor does it keep one from granting once it follows.
+    let mut told = fresh();
+    told.on_follow(FIRST, LINK, &pair(1, FIRST));
+    told.on_lead(FIRST, Epoch(1), true);
+    assert_eq!(told.on_observed(pair(1, FIRST)), Turn::None);
+    let change = Change::TakeOver { by: member(ME), epoch: Epoch(1), keeps_old: true };
+    assert_eq!(told.wanted(Lsn::ZERO, false), Some(change));
+    told.withdrawn(FIRST);
+    told.on_follow(FIRST, LINK, &pair(1, FIRST));
+    assert!(told.matched(LINK) && told.confirms(FIRST, Epoch(1)));
 }

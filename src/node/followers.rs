@@ -38,6 +38,20 @@ pub enum Stage {
     Streaming(LinkId),
 }
 
+/// Whether a primary may read without asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// Every required copy has granted one that runs.
+    Runs,
+    /// Some copy has not granted one yet.
+    Asked,
+    /// Some copy let it run out at this moment.
+    Over {
+        /// When.
+        since_ns: BootNs,
+    },
+}
+
 /// Why a copy is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
@@ -49,7 +63,7 @@ pub enum Cause {
     Replaced,
     /// Its log ends before what it had acknowledged.
     Lost,
-    /// It has not made records durable for longer than `deadlines.disk_ms`.
+    /// A record that was sent to it is not durable there after `deadlines.disk_ms`.
     Slow,
     /// Its disk has no room.
     Full,
@@ -66,7 +80,7 @@ impl Cause {
             Cause::Silent => "it was silent for replication.failover_ms",
             Cause::Replaced => "its data is not the one that was in sync",
             Cause::Lost => "it lost records that it had acknowledged",
-            Cause::Slow => "it made nothing durable for deadlines.disk_ms",
+            Cause::Slow => "it took longer than deadlines.disk_ms to make a record durable",
             Cause::Full => "its disk is full",
             Cause::Leaving => "it stops",
         }
@@ -90,8 +104,10 @@ pub struct Follower {
     most_acked: (Option<Member>, Lsn),
     /// Bytes that it can take beyond what it has acknowledged.
     pub room_bytes: u64,
-    /// Bytes that were sent and are not acknowledged, with the record that ends each part.
-    pub under_way: std::collections::VecDeque<(Lsn, usize)>,
+    /// Parts that were sent and are not acknowledged: the record that ends each, its bytes, and when it was sent.
+    pub under_way: std::collections::VecDeque<(Lsn, usize, BootNs)>,
+    /// When the first record was sent to it that it has not acknowledged; a new link does not change that.
+    owing_since_ns: Option<BootNs>,
     /// Bytes in `under_way`.
     pub under_way_bytes: usize,
     is_whole: bool,
@@ -99,8 +115,6 @@ pub struct Follower {
     lease_until_ns: BootNs,
     asked_ns: BootNs,
     heard_ns: BootNs,
-    /// Since when the oldest record that it has not acknowledged has been under way.
-    owing_since_ns: Option<BootNs>,
     full_since_ns: Option<BootNs>,
     /// Since when it has had no data link, and whether it had one in this epoch.
     down_since_ns: Option<BootNs>,
@@ -145,13 +159,13 @@ impl Followers {
             most_acked: (None, Lsn::ZERO),
             room_bytes: 0,
             under_way: std::collections::VecDeque::new(),
+            owing_since_ns: None,
             under_way_bytes: 0,
             is_whole: false,
             has_lost: false,
             lease_until_ns: 0,
             asked_ns: 0,
             heard_ns: now_ns,
-            owing_since_ns: None,
             full_since_ns: None,
             down_since_ns: Some(now_ns),
             was_up: false,
@@ -240,6 +254,25 @@ impl Followers {
         self.required().all(|follower| now_ns < follower.lease_until_ns)
     }
 
+    /// What the copies in sync have granted: one that is being taken in does not make a primary less than it was.
+    #[must_use]
+    pub fn lease(&self, now_ns: BootNs) -> Lease {
+        let members = self.followers.iter().filter(|follower| self.configuration.member(follower.node).is_some());
+        match members.map(|follower| follower.lease_until_ns).min() {
+            None => Lease::Runs,
+            Some(until_ns) if now_ns < until_ns => Lease::Runs,
+            Some(0) => Lease::Asked,
+            Some(until_ns) => Lease::Over { since_ns: until_ns },
+        }
+    }
+
+    /// Whether a copy that cannot be removed has no room: what is written now would wait for it in vain.
+    #[must_use]
+    pub fn is_full(&self, now_ns: BootNs) -> bool {
+        let late_ns = 2 * self.timing.grace_ms * MS;
+        self.required().any(|follower| follower.full_since_ns.is_some_and(|since_ns| now_ns >= since_ns + late_ns))
+    }
+
     /// A new data link to a copy is up: it is asked to follow.
     pub fn asked(&mut self, node: NodeId, link: LinkId, now_ns: BootNs) {
         if let Some(follower) = self.get_mut(node) {
@@ -253,23 +286,26 @@ impl Followers {
         let is_growing = self.is_growing(node);
         let Some(follower) = self.get_mut(node).filter(|f| f.stage == Stage::Asked(link)) else { return false };
         let member = Member { node, store: said.store };
+        let durable = said.durable.min(said.end);
+        follower.owing_since_ns.take_if(|_| durable > follower.acked || follower.member != Some(member));
         if follower.most_acked.0 != Some(member) {
             follower.most_acked = (Some(member), Lsn::ZERO);
+            // What the one before granted, this one does not know of.
+            follower.lease_until_ns = 0;
         }
         follower.has_lost = said.is_whole && said.had < follower.most_acked.1;
         follower.member = Some(member);
         follower.stage = Stage::Streaming(link);
-        (follower.sent, follower.acked) = (said.end, said.durable.min(said.end));
+        (follower.sent, follower.acked) = (said.end, durable);
         follower.under_way.clear();
         follower.under_way_bytes = 0;
         follower.room_bytes = 0;
         follower.is_whole = said.is_whole;
         follower.heard_ns = now_ns;
-        (follower.owing_since_ns, follower.full_since_ns, follower.down_since_ns) = (None, None, None);
+        (follower.full_since_ns, follower.down_since_ns) = (None, None);
         // Perhaps another process than the one that wanted to go; one that still wants to says so again.
         follower.leaving_since_ns = None;
         follower.was_up = true;
-        follower.leaving_since_ns = None;
         follower.joining = follower.joining.filter(|_| is_growing);
         true
     }
@@ -278,31 +314,32 @@ impl Followers {
     pub fn sent(&mut self, node: NodeId, upto: Lsn, bytes: usize, now_ns: BootNs) {
         let Some(follower) = self.get_mut(node) else { return };
         follower.sent = upto;
-        follower.under_way.push_back((upto, bytes));
+        follower.under_way.push_back((upto, bytes, now_ns));
         follower.under_way_bytes += bytes;
         follower.owing_since_ns.get_or_insert(now_ns);
     }
 
     /// An acknowledgement. Returns false where it comes by a link that does not carry the log.
     pub fn on_ack(&mut self, node: NodeId, link: LinkId, ack: &Ack, now_ns: BootNs) -> bool {
-        let epoch = self.epoch;
+        let (epoch, is_outside) = (self.epoch, self.configuration.member(node).is_none());
         let Some(follower) = self.get_mut(node) else { return false };
         if ack.epoch != epoch || follower.stage != Stage::Streaming(link) || ack.durable > follower.sent {
             return false;
         }
-        if ack.durable > follower.acked {
-            follower.acked = ack.durable;
-            follower.owing_since_ns = Some(now_ns);
-        }
+        let is_progress = ack.durable > follower.acked;
+        follower.acked = follower.acked.max(ack.durable);
         follower.most_acked.1 = follower.most_acked.1.max(ack.durable);
-        while let Some((upto, bytes)) = follower.under_way.front().copied()
+        while let Some((upto, bytes, _)) = follower.under_way.front().copied()
             && upto <= follower.acked
         {
             follower.under_way.pop_front();
             follower.under_way_bytes -= bytes;
         }
-        if follower.acked == follower.sent {
-            follower.owing_since_ns = None;
+        if is_progress {
+            follower.owing_since_ns = follower.under_way.front().map(|(_, _, sent_ns)| *sent_ns);
+        }
+        if is_outside && follower.acked >= follower.most_acked.1 {
+            follower.has_lost = false;
         }
         follower.is_whole = ack.is_whole;
         follower.room_bytes = ack.room_bytes;
@@ -341,6 +378,17 @@ impl Followers {
     pub fn on_full(&mut self, node: NodeId, now_ns: BootNs) {
         if let Some(follower) = self.get_mut(node) {
             follower.full_since_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// It was this process that stood still, for so long: no copy is to blame for that time.
+    pub fn stood_still(&mut self, spell_ns: BootNs, now_ns: BootNs) {
+        for follower in &mut self.followers {
+            follower.heard_ns = now_ns.min(follower.heard_ns + spell_ns);
+            for since in [&mut follower.owing_since_ns, &mut follower.down_since_ns, &mut follower.full_since_ns] {
+                *since = since.map(|since| now_ns.min(since + spell_ns));
+            }
+            follower.under_way.iter_mut().for_each(|(_, _, sent_ns)| *sent_ns = now_ns.min(*sent_ns + spell_ns));
         }
     }
 
@@ -508,6 +556,7 @@ impl Followers {
                 && !follower.has_lost
                 && follower.leaving_since_ns.is_none()
                 && follower.full_since_ns.is_none()
+                && follower.owing_since_ns.is_none_or(|since_ns| now_ns < since_ns + self.disk_ms * MS)
                 && now_ns >= follower.rejoin_after_ns
                 && now_ns < follower.heard_ns + grace_ns;
             let acked = follower.acked;

@@ -409,11 +409,28 @@ fn what_a_copy_makes_good_in_time_does_not_count_against_it() {
     world.writes(20);
     world.acks(2, 20);
     world.pass(DISK_MS - 1, &[1, 2]);
-    world.acks(1, 15);
-    world.pass(DISK_MS - 1, &[1, 2]);
-    assert_eq!(world.due(), None, "slow, but it goes on");
+    world.acks(1, 20);
+    world.writes(30);
+    world.pass(1, &[1, 2]);
+    world.acks(2, 30);
+    world.pass(DISK_MS - 2, &[1, 2]);
+    assert_eq!(world.due(), None);
     world.pass(1, &[1, 2]);
     assert_eq!(world.removes(), Some((1, Cause::Slow)));
+}
+
+#[test]
+fn a_copy_that_goes_on_but_falls_behind_is_removed_and_not_taken_in_before_it_keeps_up() {
+    let mut world = World::settled();
+    world.writes(20);
+    world.pass(1_000, &[1, 2]);
+    world.writes(30);
+    world.acks(2, 30);
+    world.pass(DISK_MS - 1_001, &[1, 2]);
+    world.acks(1, 19);
+    assert_eq!(world.due(), None);
+    world.pass(1, &[1, 2]);
+    assert_eq!(world.removes(), Some((1, Cause::Slow)), "record 20 was sent too long ago");
 }
 
 #[test]

@@ -169,20 +169,21 @@ fn address(server: &Server, node: NodeId) -> String {
 /// Whether this copy can serve its role, check by check.
 fn readyz(server: &Server, verbose: bool) -> Page {
     let damage = server.core.store().health();
-    let checks = [
-        ("running", (server.draining_until_ms.is_some()).then(|| "this node is stopping".to_owned())),
-        (
-            "copy",
-            match server.core.state() {
-                CopyState::Serving | CopyState::InSync | CopyState::Witness => None,
-                CopyState::Damaged => Some(damage.map_or("this copy is damaged".to_owned(), |damage| {
-                    format!("{damage}; dkv log verify checks the directory, dkv log cut drops what is damaged")
-                })),
-                state => Some(server.core.why_not(state)),
-            },
-        ),
-        ("disk", server.core.disk_is_slow().then(|| "the disk has not answered for deadlines.disk_ms".to_owned())),
-    ];
+    let checks =
+        [
+            ("running", (server.draining_until_ms.is_some()).then(|| "this node is stopping".to_owned())),
+            (
+                "copy",
+                match server.core.state() {
+                    CopyState::Serving | CopyState::InSync | CopyState::Witness => None,
+                    CopyState::Damaged => Some(damage.map_or("this copy is damaged".to_owned(), |damage| {
+                        format!("{damage}; {}", server.core.remedy())
+                    })),
+                    state => Some(server.core.why_not(state)),
+                },
+            ),
+            ("disk", server.core.disk_is_slow().then(|| "the disk has not answered for deadlines.disk_ms".to_owned())),
+        ];
     let ready = checks.iter().all(|(_, why)| why.is_none());
     let mut body = String::new();
     if verbose {
@@ -245,7 +246,7 @@ fn metrics_text(server: &mut Server) -> String {
         ),
         Gauge::new("dkv_lag_seconds", "For how long this copy may lack some.", behind_s),
         Gauge::new("dkv_full_sync_records", "Of a full sync under way: records to go.", to_go as f64),
-        Gauge::counter("dkv_full_syncs_total", "Times that this copy got all data anew.", counters.full_syncs),
+        Gauge::counter("dkv_full_syncs_total", "Times that this copy began to get all data anew.", counters.full_syncs),
         Gauge::new(
             "dkv_without_primary_seconds_total",
             "How long this node has seen no primary of its shard that serves.",

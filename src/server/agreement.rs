@@ -59,7 +59,8 @@ impl Agreement {
                 .to_owned(),
             BadStart::OtherTable { formed } => format!(
                 "the data directory belongs to a cluster that was formed with another table (fingerprint {formed:016x}; \
-                 this table's is {:016x}): put the table back as it was",
+                 this table's is {:016x}): put the table back as it was; or, where the cluster is to have \
+                 another, stop all nodes and let `dkv reform` make a new cluster of their directories",
                 cluster.fingerprint()
             ),
         })?;
@@ -84,14 +85,31 @@ impl Agreement {
 }
 
 impl<D: Disk> Core<D> {
-    /// A message of the registers.
-    pub(super) fn on_register(&mut self, from: NodeId, link: LinkId, bytes: &[u8], sink: &mut impl Sink) {
+    /// A message of the registers. Links between nodes of different clusters are refused; but a node may learn which
+    /// cluster it belongs to while links are up.
+    pub(super) fn on_register(
+        &mut self,
+        (from, link): (NodeId, LinkId),
+        cluster: Uuid,
+        bytes: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let own = self.cluster_id();
+        if cluster != own && cluster != Uuid::default() && own != Uuid::default() {
+            return sink.finish(link);
+        }
         let Agreement { registers, outbox, .. } = &mut self.agreement;
         if registers.on_message(from, link, bytes, self.now_ms, outbox).is_err() {
             log::warn!("a link is closed: it brought a message of the registers that makes no sense");
             sink.finish(link);
         }
         self.send_registers(sink);
+    }
+
+    /// The cluster that this node belongs to; zero while it knows of none.
+    #[must_use]
+    pub fn cluster_id(&self) -> Uuid {
+        self.agreement.registers.formation().map_or(Uuid::default(), |formation| formation.cluster)
     }
 
     /// The control link to a node is up.
@@ -106,13 +124,14 @@ impl<D: Disk> Core<D> {
 
     /// Lets the registers' messages leave. What they rest on is durable: they see to that.
     fn send_registers(&mut self, sink: &mut impl Sink) {
+        let cluster = self.cluster_id();
         for (node, bytes) in self.agreement.outbox.requests.drain(..) {
             if let Some(link) = self.controls[node.0 as usize] {
-                sink.send(link, &Message::Register(&bytes));
+                sink.send(link, &Message::Register { cluster, bytes: &bytes });
             }
         }
         for (link, bytes) in self.agreement.outbox.answers.drain(..) {
-            sink.send(link, &Message::Register(&bytes));
+            sink.send(link, &Message::Register { cluster, bytes: &bytes });
         }
     }
 
@@ -207,8 +226,9 @@ impl<D: Disk> Core<D> {
     pub(super) fn propose(&mut self, sink: &mut impl Sink) {
         let Some(shard) = self.my_shard else { return };
         let is_formed = self.agreement.registers.formation().is_some();
-        // Copies that were let go leave with everything: they stay in sync.
-        if !is_formed || self.agreement.is_proposing || self.is_released {
+        // Copies that were let go leave with everything: they stay in sync. One that is being replaced would be gone when
+        // its change is chosen.
+        if !is_formed || self.agreement.is_proposing || self.is_released || self.is_being_replaced() {
             return;
         }
         let Some(change) = self.copy.wanted(self.store.end(), self.stopping_since_ns.is_some()) else { return };
@@ -292,12 +312,13 @@ impl<D: Disk> Core<D> {
             Some(_) => why.unwrap_or("a copy was removed"),
         };
         *self.counters.changes.entry(reason).or_default() += 1;
-        let nodes: Vec<u32> = now.in_sync.iter().map(|member| member.node.0).collect();
+        let nodes: Vec<NodeId> = now.in_sync.iter().map(|member| member.node).collect();
         log::info!(
-            "configuration {} of this shard: epoch {}, primary is node {}, in sync are nodes {nodes:?}: {reason}",
+            "configuration {} of this shard: epoch {}, primary {}, in sync {}: {reason}",
             now.version,
             now.epoch.0,
-            now.primary.0
+            self.name(now.primary),
+            self.names_of(&nodes)
         );
     }
 }

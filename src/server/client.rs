@@ -12,7 +12,7 @@ use super::render::{self, About};
 use super::turn::Server;
 use crate::http::response::{CONTINUE, write_switching_protocols};
 use crate::http::{BodyKind, Decoder, Head, Phase, Step};
-use crate::id::{ConnId, NodeId, Ticket};
+use crate::id::{ConnId, NodeId, Ticket, Uuid};
 use crate::op::{Failure, Outcome, Verb};
 use crate::reactor::{Buffer, Closing, Conn, Filled};
 use crate::wire::Class;
@@ -358,6 +358,7 @@ impl Server {
             is_dialled: false,
             stage: Stage::Listening,
             heard_ms: now_ms,
+            cluster: Uuid::default(),
             written_bytes: 0,
         });
         self.links += 1;

@@ -6,7 +6,7 @@ use super::metrics::CallKind;
 use super::pipeline::Pipeline;
 use super::render::About;
 use crate::http::{Decoder, Phase};
-use crate::id::NodeId;
+use crate::id::{NodeId, Uuid};
 use crate::op::Verb;
 use crate::wire::Class;
 
@@ -142,6 +142,8 @@ pub struct Link {
     pub stage: Stage,
     /// When something was last heard on it, or when it began (milliseconds of the loop's clock).
     pub heard_ms: u64,
+    /// The cluster that the other end belongs to, as it said in the handshake; zero: it knew of none.
+    pub cluster: Uuid,
     /// Bytes that the kernel had taken at the last look.
     pub written_bytes: u64,
 }

@@ -22,12 +22,12 @@ use crate::id::{LinkId, Lsn, NodeId, Now, ShardId, Ticket, Uuid};
 use crate::node::Barrier;
 use crate::node::copy::{Copy, NotServing};
 use crate::node::directory::Directory;
-use crate::node::registers::{Registers, Standing};
+use crate::node::registers::Registers;
 use crate::op::{Failure, Op, Outcome};
 use crate::router::Router;
 use crate::store::disk::{Disk, OpId};
 use crate::store::{Arrived, Event, Fatal, Home, Options, Store};
-use crate::wire::{Class, CopyState, Forward, Message, Status};
+use crate::wire::{Class, Forward, Message};
 
 /// Where what the core decides goes: to the sockets, or to a simulation's.
 pub trait Sink {
@@ -104,6 +104,8 @@ pub struct Core<D: Disk> {
     pub(super) follow: Follow<D>,
     router: Router,
     pub(super) me: NodeId,
+    /// The addresses of all nodes, for people to read.
+    pub(super) names: Vec<String>,
     pub(super) my_shard: Option<ShardId>,
     /// The nodes of each shard: its copies, in the table's order.
     pub(super) copies: Vec<Vec<NodeId>>,
@@ -160,7 +162,7 @@ impl<D: Disk> Core<D> {
     pub fn new(cluster: &Cluster, me: NodeId, home: Home<D>, store: Store<D>, start: Start) -> Result<Self, String> {
         let settings = cluster.settings();
         let node = cluster.node(me);
-        let member = Member { node: me, store: store.small_state().store };
+        let member = Member { node: me, store: store.small_state().content() };
         let copies: Vec<Vec<NodeId>> = cluster.shards().iter().map(|shard| shard.nodes.clone()).collect();
         let others = node.shard.map_or(Vec::new(), |shard| {
             copies[shard.0 as usize].iter().copied().filter(|other| *other != me).collect()
@@ -170,6 +172,9 @@ impl<D: Disk> Core<D> {
         let epoch = store.small_state().epoch;
         let mut copy = Copy::new(member, others, epoch, (failover_ms, disk_ms), grace_before_ms, start.now.boot_ns);
         copy.set_health(store.health().is_some(), store.small_state().whole);
+        if store.small_state().cuts > 0 {
+            copy.set_cut();
+        }
         let agreement = Agreement::new(cluster, me, &home, member.store, &start)?;
         Ok(Self {
             home,
@@ -181,6 +186,7 @@ impl<D: Disk> Core<D> {
             follow: Follow::default(),
             router: Router::new(cluster),
             me,
+            names: cluster.nodes().iter().map(|node| node.address.to_string()).collect(),
             my_shard: node.shard,
             copies,
             now_ns: start.now.boot_ns,
@@ -600,59 +606,6 @@ impl<D: Disk> Core<D> {
         self.held_bytes
     }
 
-    /// What this node tells of itself.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let state = self.state();
-        let configuration = self.copy.configuration();
-        let bit = |node: NodeId| {
-            let copies = self.my_shard.map(|shard| &self.copies[shard.0 as usize]);
-            copies.and_then(|copies| copies.iter().position(|copy| *copy == node)).map_or(0, |at| 1 << at.min(63))
-        };
-        Status {
-            ready: matches!(state, CopyState::Serving | CopyState::InSync | CopyState::Witness) && !self.disk_slow,
-            is_primary: self.copy.leading().is_some_and(|leading| leading.is_persisted),
-            epoch: self.copy.epoch(),
-            end: self.store.end(),
-            committed: self.store.committed(),
-            state,
-            version: configuration.map_or(0, |c| c.version),
-            in_sync: configuration.map_or(0, |c| c.in_sync.iter().map(|member| bit(member.node)).sum()),
-        }
-    }
-
-    /// What its copy is doing.
-    #[must_use]
-    pub fn state(&self) -> CopyState {
-        match self.my_shard {
-            None => CopyState::Witness,
-            Some(_) if self.agreement.registers.formation().is_none() => CopyState::Forming,
-            Some(_) => self.copy.state(self.store.committed(), self.follow.fresh.is_some()),
-        }
-    }
-
-    /// Why a copy in this state does not serve its role: a sentence.
-    #[must_use]
-    pub fn why_not(&self, state: CopyState) -> String {
-        let standing = match self.agreement.registers.standing() {
-            Standing::Forming { waits_for } => {
-                return format!("the cluster is not formed yet: it waits for nodes {}", list(&waits_for));
-            }
-            Standing::Mute { waits_for } => {
-                format!(" (as a voter it lost its memory, and waits for {})", list(&waits_for))
-            }
-            Standing::Voter | Standing::NoVoter => String::new(),
-        };
-        let text = match state {
-            CopyState::Settling => "this copy is about to lead: it settles the log with the other copies",
-            CopyState::CatchingUp => "this copy is catching up with the primary",
-            CopyState::Syncing => "this copy gets all data anew from the primary",
-            CopyState::Waiting => "this copy waits for a primary",
-            _ => state.as_str(),
-        };
-        format!("{text}{standing}")
-    }
-
     /// This node's copy.
     #[must_use]
     pub fn copy(&self) -> &Copy {
@@ -669,34 +622,6 @@ impl<D: Disk> Core<D> {
     #[must_use]
     pub fn registers(&self) -> &Registers {
         &self.agreement.registers
-    }
-
-    /// Whether a read would be answered now on the strength of leases alone.
-    #[must_use]
-    pub fn may_read_now(&self) -> bool {
-        self.copy.serves(self.store.committed()).is_ok() && self.has_read_right()
-    }
-
-    /// How many records this copy lacks of what its primary last said to have.
-    #[must_use]
-    pub fn lag_records(&self) -> u64 {
-        let primary = self.my_shard.map(|shard| self.directory.primary(shard)).filter(|node| *node != self.me);
-        let heard = primary.and_then(|node| self.directory.heard(node, self.now_ms));
-        heard.map_or(0, |(heard, _)| heard.status.end.0.saturating_sub(self.store.end().0))
-    }
-
-    /// Of a full sync under way: the last record that has come, and the one that it is done with.
-    #[must_use]
-    pub fn full_sync(&self) -> Option<(Lsn, Lsn)> {
-        self.follow.fresh.as_ref().map(|fresh| (fresh.store.end(), fresh.goal))
-    }
-
-    /// Whether this node's shard has a primary that serves, as far as this node can see.
-    pub(super) fn has_primary(&self) -> bool {
-        let Some(shard) = self.my_shard else { return true };
-        let heard = self.directory.heard(self.directory.primary(shard), self.now_ms);
-        self.copy.serves(self.store.committed()).is_ok()
-            || heard.is_some_and(|(heard, is_up)| is_up && heard.status.is_primary && heard.status.ready)
     }
 
     /// What is known of the others.
@@ -736,10 +661,6 @@ impl<D: Disk> Core<D> {
     pub fn router(&self) -> &Router {
         &self.router
     }
-}
-
-fn list(nodes: &[NodeId]) -> String {
-    nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A forwarded request that is not for this node goes back as it came.

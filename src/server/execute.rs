@@ -108,6 +108,9 @@ impl<D: Disk> Core<D> {
         if self.disk_is_slow() {
             return Err(Failure::DiskSlow);
         }
+        if self.copy.leading().is_some_and(|leading| leading.followers.is_full(self.now_ns)) {
+            return Err(Failure::DiskFull);
+        }
         let (present, rests_on, prior) = match self.store.probe(op.key, arrived) {
             Probe::Absent { rests_on, prior } => (None, rests_on, prior),
             Probe::Present { lsn, prior } => (Some(lsn), lsn, prior),

@@ -26,7 +26,10 @@ impl<D: Disk> Core<D> {
         self.ticked_ns = self.now_ns;
         self.judge_disk();
         let link = self.copy.following().and_then(|following| following.link);
-        self.copy.tick(self.stopping_since_ns.is_some());
+        if self.copy.tick(self.stopping_since_ns.is_some()) {
+            let why = "it was not done in time: is a majority of the voters there, and does the copy keep up?";
+            self.not_handed = Some((self.me, why.to_owned()));
+        }
         self.leave_primary(link, sink);
         self.lead_on(sink);
         self.follow_on(sink);
@@ -116,14 +119,15 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// When [`Core::tick`] is to be called next, in milliseconds.
+    /// When [`Core::tick`] is to be called next, in milliseconds. Counted from its last call: what is counted from now is
+    /// never due.
     #[must_use]
     pub fn next_tick_ms(&self) -> u64 {
         let syncs = self.store.syncs();
         let waits = !self.lanes.is_empty() || syncs.started != syncs.completed || self.disk_slow;
-        let requests = if waits { self.now_ms + TICK_MS } else { u64::MAX };
+        let requests = if waits { self.ticked_ns / MS + TICK_MS } else { u64::MAX };
         let registers = self.agreement.next_ms().unwrap_or(u64::MAX);
-        let role = self.copy.next_ns() / MS + 1;
-        requests.min(registers).min(if self.my_shard.is_some() { role } else { u64::MAX })
+        let role = if self.my_shard.is_some() { self.copy.next_ns() / MS + 1 } else { u64::MAX };
+        requests.min(registers).min(role)
     }
 }

@@ -95,7 +95,7 @@ impl<D: Disk> Core<D> {
             return Ok(());
         };
         // What it holds is about to be replaced: in a moment it will know what it is.
-        if self.follow.fresh.as_ref().is_some_and(|fresh| matches!(fresh.step, Step::Adopting(_))) {
+        if self.is_being_replaced() {
             sink.finish(link);
             return Ok(());
         }
@@ -116,6 +116,8 @@ impl<D: Disk> Core<D> {
             }
         }
         self.drop_fresh();
+        // It has asked again by itself: the link is not closed for it to do so.
+        self.follow.put_off.take_if(|(its, _)| *its == link);
         (self.follow.answer, self.follow.acked) = (None, None);
         self.match_log(link, asked, &configuration, theirs, sink)
     }
@@ -180,13 +182,13 @@ impl<D: Disk> Core<D> {
     /// A write or sync failed.
     fn begin_fresh(&mut self, link: LinkId) -> Result<Option<Uuid>, Fatal> {
         log::warn!("this copy gets all data anew from the primary; what it has is kept until then");
-        self.counters.full_syncs += 1;
         let (store, seed) = (Uuid(self.random()), self.random());
         let options = crate::store::Options { entropy: self.random() as u64, ..self.options.clone() };
         match self.home.begin(options, SmallState::new(store, seed, false)) {
             Ok(begun) => {
                 let fresh = Fresh { store: begun, goal: Lsn::ZERO, committed: Lsn::ZERO, step: Step::Filling };
                 self.follow.fresh = Some(fresh);
+                self.counters.full_syncs += 1;
                 Ok(Some(store))
             }
             Err(OpenError::Full) => {
@@ -207,11 +209,14 @@ impl<D: Disk> Core<D> {
         }
     }
 
+    /// Whether a fresh generation is about to take this one's place, and nothing can stop that any more.
+    pub(super) fn is_being_replaced(&self) -> bool {
+        self.follow.fresh.as_ref().is_some_and(|fresh| matches!(fresh.step, Step::Adopting(_)))
+    }
+
     /// A full sync that was interrupted starts over.
     pub(super) fn drop_fresh(&mut self) {
-        if let Some(fresh) = &self.follow.fresh
-            && !matches!(fresh.step, Step::Adopting(_))
-        {
+        if self.follow.fresh.is_some() && !self.is_being_replaced() {
             self.follow.fresh = None;
             self.home.abandon();
         }
@@ -292,8 +297,10 @@ impl<D: Disk> Core<D> {
         }
         self.return_to(from, beacon.epoch);
         let Some(grace_ms) = self.copy.may_grant(from, beacon) else { return Ok(()) };
-        if self.follow.fresh.is_none() {
-            self.copy.heard_committed(beacon.committed, self.store.committed());
+        match &mut self.follow.fresh {
+            // Nothing else would tell it, where nothing is written any more.
+            Some(fresh) => fresh.committed = fresh.committed.max(beacon.committed),
+            None => self.copy.heard_committed(beacon.committed, self.store.committed()),
         }
         // A start must know how long a grace the one before may have granted.
         if grace_ms > self.home.state().largest_grace_ms {
@@ -326,7 +333,7 @@ impl<D: Disk> Core<D> {
             return Ok(());
         };
         self.store = fresh.store;
-        let member = Member { node: self.me, store: self.store.small_state().store };
+        let member = Member { node: self.me, store: self.store.small_state().content() };
         self.copy.replaced(member, self.store.health().is_some());
         // Reads that the old store had begun are begun anew.
         self.cold.clear();
@@ -381,7 +388,8 @@ impl<D: Disk> Core<D> {
                     state.tombstone_floor = end;
                 })?);
             }
-            Step::Whole(id) if persisted.is_some_and(|done| done >= id) => {
+            // Who is about to lead does so with what it has: the fresh one goes when it leads, or is followed anew.
+            Step::Whole(id) if persisted.is_some_and(|done| done >= id) && !self.copy.is_candidate() => {
                 fresh.step = Step::Adopting(self.home.adopt()?);
             }
             _ => {}

@@ -40,9 +40,13 @@ impl<D: Disk> Core<D> {
         let entry = self.sent.vacant_entry();
         let id = u64::from(self.next_generation) << 32 | entry.key() as u64;
         let forward = Forward { id, stream, ms_left: u32::try_from(left_ms).unwrap_or(u32::MAX), op: *op };
-        let is_full = sink.queued_bytes(link) > self.max_inflight_bytes / LINK_SHARE;
-        let Some(place) = (!is_full).then(|| sink.send(link, &Message::Forward(forward))).flatten() else {
+        if sink.queued_bytes(link) > self.max_inflight_bytes / LINK_SHARE {
             return sink.answer(asked.ticket, &Outcome::Failed(Failure::Overloaded));
+        }
+        let Some(place) = sink.send(link, &Message::Forward(forward)) else {
+            // It is closed, which the core is yet to be told: until there is another, its requests wait.
+            self.links.iter_mut().for_each(|known| _ = known.take_if(|known| *known == link));
+            return self.park_again(asked, op);
         };
         let mut key = self.spare_keys.pop().unwrap_or_default();
         if op.verb == Verb::Get {

@@ -8,7 +8,7 @@ use super::core::{Core, Sink};
 use super::follow::{grace_ns, send_ack_of};
 use crate::configuration::{Coded, Configuration};
 use crate::id::{LinkId, Lsn, NodeId, ShardId};
-use crate::node::copy::Turn;
+use crate::node::copy::{Handing, Turn};
 use crate::node::followers::Stage;
 use crate::node::lease::MS;
 use crate::node::lineage;
@@ -149,7 +149,7 @@ impl<D: Disk> Core<D> {
             return;
         }
         if said.is_ahead && !leading.is_settled {
-            log::warn!("node {} holds more of the log than this copy: it shall lead", from.0);
+            log::warn!("{} holds more of the log than this copy: it shall lead", self.name(from));
             let keeps_old = said.had_committed <= said.end;
             return self.yield_to(from, keeps_old, sink);
         }
@@ -164,6 +164,9 @@ impl<D: Disk> Core<D> {
         leading.followers.on_following(from, link, said, now_ns);
         self.hold_tombstones();
         self.lead.cursors.insert(from, self.store.log_cursor(said.end));
+        // It may grant a lease from now on, and the sooner it does, the sooner reads go on.
+        self.lead.next_beacon_ns = 0;
+        self.lead_on(sink);
     }
 
     /// A copy's acknowledgement.
@@ -233,6 +236,7 @@ impl<D: Disk> Core<D> {
                     *cursor = self.store.log_cursor(after);
                 }
                 self.lead.scratch.clear();
+                let before = cursor.clone();
                 match self.store.read_log(cursor, room, &mut self.lead.scratch) {
                     LogRead::Read { upto } if upto > after => {
                         let records = &self.lead.scratch;
@@ -240,7 +244,7 @@ impl<D: Disk> Core<D> {
                             || (under_way == 0 && records.len() as u64 <= room_bytes);
                         if !fits {
                             // One record that is longer than the room: it waits until there is.
-                            *cursor = self.store.log_cursor(after);
+                            *cursor = before;
                             if under_way == 0 {
                                 leading.followers.on_full(node, now_ns);
                             }
@@ -417,7 +421,7 @@ impl<D: Disk> Core<D> {
         if self.copy.stop_leading() != Turn::Deposed {
             return;
         }
-        log::info!("this copy stops leading in epoch {}: node {} is to lead", epoch.0, to.0);
+        log::info!("this copy stops leading in epoch {}: {} is to lead", epoch.0, self.name(to));
         if let Some(link) = self.controls[to.0 as usize] {
             sink.send(link, &Message::Lead { epoch, keeps_old });
         }
@@ -457,7 +461,7 @@ impl<D: Disk> Core<D> {
         if followers.get(to).is_none_or(|f| !followers.is_in_sync(f) || f.streaming().is_none()) {
             return Err("that copy is not in sync");
         }
-        leading.handing.get_or_insert((to, until_ns));
+        leading.handing.get_or_insert(Handing { to, until_ns, is_agreed: false });
         Ok(())
     }
 
@@ -486,6 +490,9 @@ impl<D: Disk> Core<D> {
         if self.copy.is_damaged() || !self.copy.is_whole() {
             return Err("this copy is damaged, or never had all data: it cannot lead");
         }
+        if self.is_being_replaced() {
+            return Err("this copy is just putting the data that it got anew in the place of the old: try again");
+        }
         if !self.withdraw() {
             return Err("a round of this copy is under way: try again");
         }
@@ -499,8 +506,9 @@ impl<D: Disk> Core<D> {
     pub(super) fn go_on_handing_over(&mut self, sink: &mut impl Sink) {
         let end = self.store.end();
         let Some(leading) = self.copy.leading() else { return };
-        let Some((to, _)) = leading.handing else { return };
-        let has_all = leading.followers.get(to).is_some_and(|f| f.acked == end);
+        let Some(Handing { to, .. }) = leading.handing.filter(|handing| handing.is_agreed) else { return };
+        let followers = &leading.followers;
+        let has_all = followers.get(to).is_some_and(|f| f.acked == end && followers.is_in_sync(f));
         // Who waits for a confirmation could only be told to ask again.
         let nobody_waits = self.waiters.is_empty() && self.readers.is_empty();
         if has_all && self.store.committed() == end && nobody_waits {

@@ -33,11 +33,17 @@ pub(super) struct Identity {
     pub fingerprint: u64,
     pub table: String,
     pub store: Uuid,
+    /// The cluster that this node belongs to; zero while it knows of none.
+    pub cluster: Uuid,
     pub incarnation: u64,
     pub address: String,
     /// Why the last link with a node was refused, by either side, until one is accepted: said once, and shown.
     pub refusals: HashMap<NodeId, String>,
 }
+
+/// What to do about a node of another cluster.
+const REFORMED: &str = "where one was made by `dkv reform`, run `dkv reform apply` with its plan on the directory of the \
+                        node that is left behind, or empty that directory, so that it is filled";
 
 /// What a message leads to for the link that it came by.
 enum Then {
@@ -56,8 +62,15 @@ impl Server {
             self.reactor.close(conn);
         }
         for (node, class) in self.peers.due(now_ms) {
-            let link =
-                Link { node, class, is_dialled: true, stage: Stage::Connecting, heard_ms: now_ms, written_bytes: 0 };
+            let link = Link {
+                node,
+                class,
+                is_dialled: true,
+                stage: Stage::Connecting,
+                heard_ms: now_ms,
+                cluster: Uuid::default(),
+                written_bytes: 0,
+            };
             match self.reactor.connect(self.cluster.node(node).address, Role::Link(link)) {
                 Ok(conn) => {
                     self.links += 1;
@@ -212,6 +225,7 @@ impl Server {
             version: wire::VERSION,
             class,
             fingerprint: self.identity.fingerprint,
+            cluster: self.identity.cluster,
             from: self.me,
             to,
             store: self.identity.store,
@@ -283,7 +297,8 @@ impl Server {
         if let Some(conn) = self.reactor.get(id)
             && let Role::Link(link) = &mut conn.state
         {
-            *link = Link { node, class: hello.class, stage: Stage::Up, heard_ms: now_ms, ..*link };
+            let (class, cluster) = (hello.class, hello.cluster);
+            *link = Link { node, class, stage: Stage::Up, heard_ms: now_ms, cluster, ..*link };
         }
         if let Some(older) = self.peers.accepted(node, hello.class, id) {
             self.reactor.close(older);
@@ -316,13 +331,36 @@ impl Server {
         if link.node != hello.from {
             return Then::Close;
         }
-        link.stage = Stage::Up;
+        (link.stage, link.cluster) = (Stage::Up, hello.cluster);
         let (node, class) = (link.node, link.class);
         self.peers.up(node, class, id);
         self.forget_refusal(node);
         let (core, mut out) = self.core_and_sink();
         core.on_dialled(node, class, LinkId(id), &mut out);
         Then::Next
+    }
+
+    /// Both know their cluster, and it is not the same.
+    fn is_of_another(&self, hello: &Hello<'_>) -> bool {
+        let (theirs, ours) = (hello.cluster, self.identity.cluster);
+        theirs != ours && theirs != Uuid::default() && ours != Uuid::default()
+    }
+
+    /// This node may have learnt which cluster it belongs to. What is up with nodes that did not say they belong to it is
+    /// begun anew: they may have learnt of another one.
+    pub(super) fn mind_cluster(&mut self) {
+        let cluster = self.core.cluster_id();
+        if cluster == self.identity.cluster {
+            return;
+        }
+        self.identity.cluster = cluster;
+        for id in self.peers.all_up() {
+            if let Some(Conn { state: Role::Link(link), .. }) = self.reactor.get(id)
+                && link.cluster != cluster
+            {
+                self.reactor.close(id);
+            }
+        }
     }
 
     fn check_hello(&self, hello: &Hello<'_>) -> Result<(), String> {
@@ -334,7 +372,16 @@ impl Server {
             ));
         }
         if hello.fingerprint != self.identity.fingerprint {
-            return Err("the shard tables of the two nodes differ".to_owned());
+            let reformed = if self.is_of_another(hello) {
+                format!(", and they belong to different clusters; {REFORMED}")
+            } else {
+                String::new()
+            };
+            return Err(format!("the shard tables of the two nodes differ{reformed}"));
+        }
+        if self.is_of_another(hello) {
+            let (theirs, ours) = (hello.cluster, self.identity.cluster);
+            return Err(format!("the two nodes belong to different clusters, {theirs} and {ours}; {REFORMED}"));
         }
         let known = self.cluster.nodes().get(hello.from.0 as usize);
         if known.is_none_or(|node| node.address.to_string() != hello.address) || hello.from == self.me {

@@ -34,7 +34,7 @@ impl<D: Disk> Core<D> {
                 | Message::Released
         );
         if is_for_copies && !self.is_copy_of_my_shard(from) {
-            log::warn!("a link is closed: node {} has no copy of this shard, but speaks as if it had", from.0);
+            log::warn!("a link is closed: {} has no copy of this shard, but speaks as if it had", self.name(from));
             sink.finish(link);
             return Ok(());
         }
@@ -48,7 +48,7 @@ impl<D: Disk> Core<D> {
                 self.on_status(from, *status, sink);
             }
             Message::Pong(status) => self.on_status(from, *status, sink),
-            Message::Register(bytes) => self.on_register(from, link, bytes, sink),
+            Message::Register { cluster, bytes } => self.on_register((from, link), *cluster, bytes, sink),
             Message::Know(bytes) => self.on_know(bytes, sink)?,
             Message::Follow(asked) => self.on_follow(from, link, asked, sink)?,
             Message::Following(said) => self.on_following(from, link, said, sink),

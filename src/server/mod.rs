@@ -23,6 +23,7 @@ pub mod pipeline;
 mod process;
 pub mod render;
 mod sink;
+mod standing;
 mod turn;
 
 use std::fmt;
@@ -83,7 +84,8 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     let identity = link::Identity {
         fingerprint: cluster.fingerprint(),
         table: cluster.canonical(),
-        store: store.small_state().store,
+        store: store.small_state().content(),
+        cluster: Uuid::default(),
         incarnation: incarnation as u64,
         address: address.to_string(),
         refusals: std::collections::HashMap::new(),
@@ -138,8 +140,8 @@ fn open_home(
     );
     if let Some(damage) = store.health() {
         log::error!(
-            "{path}: {damage}. This copy serves no requests; dkv log verify {path} checks it, \
-             and dkv log cut {path}, with the node stopped, drops what is damaged"
+            "{path}: {damage}. This copy serves no requests until a copy that is in sync has repaired it. Where there is \
+             none: dkv log verify {path} checks it, and dkv log cut {path}, with the node stopped, drops what is damaged"
         );
     }
     Ok((home, store, options))
@@ -161,7 +163,11 @@ fn descriptors(cluster: &Cluster) -> usize {
     fit
 }
 
-fn random() -> Result<u128, ServeError> {
+/// A number that nobody else draws.
+///
+/// # Errors
+/// The system gives none.
+pub fn random() -> Result<u128, ServeError> {
     let mut bytes = [0; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| ServeError(format!("the system gives no random numbers: {e}")))?;

@@ -21,7 +21,7 @@ use crate::config::Cluster;
 use crate::http::response::DateCache;
 use crate::http::{Limits, Phase};
 use crate::id::{ConnId, NodeId, Now};
-use crate::peers::{BEACON_MS, Peers, SILENCE_MS};
+use crate::peers::{BEACON_MS, Peers};
 use crate::reactor::{Closing, Conn, Reactor, Ready};
 use crate::store::files::RealDisk;
 use crate::wire::Class;
@@ -30,6 +30,8 @@ use crate::wire::Class;
 const SWEEP_MS: u64 = 250;
 /// After this long without a write the log gets its last mark, in milliseconds.
 const IDLE_LOG_MS: u64 = 100;
+/// A node that stops waits so long for the first request of a connection, in milliseconds.
+const FIRST_MS: u64 = 100;
 /// Connections above `limits.max_connections` that are accepted all the same: peers come by the same door.
 pub(super) const PEER_RESERVE: usize = 64;
 /// Bytes of background work in a turn at most.
@@ -63,7 +65,6 @@ pub struct Server {
     pub(super) started_wall_ms: u64,
     signals: Signals,
     next_sweep_ms: u64,
-    next_tick_ms: u64,
     next_beacon_ms: u64,
     last_write_ms: u64,
     written: crate::id::Lsn,
@@ -94,7 +95,7 @@ pub(super) struct Parts {
 
 impl Server {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { cluster, me, reactor, mut core, signals, max_connections, identity } = parts;
+        let Parts { cluster, me, reactor, mut core, signals, max_connections, mut identity } = parts;
         let settings = cluster.settings();
         let limits = Limits {
             max_key_bytes: settings.limits.max_key_bytes,
@@ -109,6 +110,7 @@ impl Server {
         }
         let now = now();
         core.at(now);
+        identity.cluster = core.cluster_id();
         let written = core.store().end();
         let damage_is_told = core.store().health().is_some();
         Self {
@@ -130,7 +132,6 @@ impl Server {
             started_wall_ms: now.wall_ms,
             signals,
             next_sweep_ms: 0,
-            next_tick_ms: 0,
             next_beacon_ms: 0,
             last_write_ms: now.ms(),
             written,
@@ -203,6 +204,8 @@ impl Server {
         let begin = self.phase(TurnPhase::Store, begin);
 
         self.send();
+        // What is told to the others when the cluster has just been formed is on its way.
+        self.mind_cluster();
         self.tell_time();
         let begin = self.phase(TurnPhase::Send, begin);
 
@@ -254,7 +257,7 @@ impl Server {
         if !self.reactor.is_empty() || self.draining_until_ms.is_some() {
             next = next.min(self.next_sweep_ms);
         }
-        next = next.min(self.next_tick_ms).min(self.core.next_tick_ms());
+        next = next.min(self.core.next_tick_ms());
         if !self.operations.is_empty() {
             next = next.min(self.now.ms() + super::operate::LOOK_MS);
         }
@@ -291,10 +294,9 @@ impl Server {
             let is_busy = self.is_busy();
             self.core.set_busy(is_busy);
         }
-        if now_ms >= self.next_tick_ms.min(self.core.next_tick_ms()) {
+        if now_ms >= self.core.next_tick_ms() {
             let (core, mut out) = self.core_and_sink();
             core.tick(&mut out);
-            self.next_tick_ms = self.core.next_tick_ms();
         }
         self.answer_operators();
         if self.draining_until_ms.is_some()
@@ -375,7 +377,7 @@ impl Server {
         let deadlines = self.cluster.settings().deadlines.clone();
         let mut late: Vec<(ConnId, Late)> = Vec::new();
         for conn in self.reactor.iter_mut() {
-            if let Some(why) = judge(conn, now_ms, &deadlines, self.draining_until_ms.is_some()) {
+            if let Some(why) = judge(conn, now_ms, &deadlines, self.draining_until_ms.is_some(), &self.peers) {
                 late.push((conn.id, why));
             }
         }
@@ -396,6 +398,8 @@ impl Server {
             }
             log::info!("signal {signal}: no longer ready; finishing what is under way");
             self.draining_until_ms = Some(self.now.ms() + self.cluster.settings().deadlines.drain_ms);
+            // Who has connected already is answered.
+            self.accept();
             self.reactor.stop_listening();
             self.next_sweep_ms = 0;
             let (core, mut out) = self.core_and_sink();
@@ -415,9 +419,12 @@ impl Server {
 
     /// Whether something is on its way to somebody, or may come from somebody.
     fn is_busy(&mut self) -> bool {
+        let now_ms = self.now.ms();
         self.reactor.iter_mut().any(|conn| match &conn.state {
             Role::Client(client) => {
-                !client.pipeline.is_empty() || client.decoder.phase() != Phase::Idle || conn.output_bytes() > 0
+                let is_new = client.pipeline.pushed() == 0 && now_ms < client.since_ms + FIRST_MS;
+                let is_idle = client.pipeline.is_empty() && client.decoder.phase() == Phase::Idle;
+                is_new || !is_idle || conn.output_bytes() > 0
             }
             // Who forwards requests here was told, and closes the link when it has its answers.
             Role::Link(link) => {
@@ -445,7 +452,13 @@ enum Late {
     Drained,
 }
 
-fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadlines, draining: bool) -> Option<Late> {
+fn judge(
+    conn: &mut Conn<Role>,
+    now_ms: u64,
+    deadlines: &crate::config::Deadlines,
+    draining: bool,
+    peers: &Peers,
+) -> Option<Late> {
     if let Closing::Lingering { until_ms } = conn.closing {
         return (now_ms >= until_ms).then_some(Late::Close);
     }
@@ -461,7 +474,8 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
                 link.heard_ms = now_ms;
             }
             link.written_bytes = conn.written_bytes;
-            let patience_ms = if link.stage == Stage::Up { SILENCE_MS } else { crate::peers::DIAL_MS };
+            let is_up = link.stage == Stage::Up;
+            let patience_ms = if is_up { peers.patience_ms(link.node, link.class) } else { crate::peers::DIAL_MS };
             (now_ms >= link.heard_ms + patience_ms).then_some(Late::Close)
         }
         Role::Client(client) => {
@@ -477,7 +491,7 @@ fn judge(conn: &mut Conn<Role>, now_ms: u64, deadlines: &crate::config::Deadline
             let spent_ms = now_ms - client.since_ms;
             match phase {
                 _ if waits_for_us => None,
-                Phase::Idle if draining => Some(Late::Drained),
+                Phase::Idle if draining => (request > 0 || spent_ms >= FIRST_MS).then_some(Late::Drained),
                 // The room that it takes is the peers'.
                 _ if client.is_surplus => (spent_ms >= SURPLUS_MS).then_some(Late::Close),
                 Phase::Idle => (spent_ms >= deadlines.idle_ms).then_some(Late::Close),

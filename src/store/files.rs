@@ -176,7 +176,17 @@ impl Disk for RealDisk {
     fn create(&mut self, name: &str) -> io::Result<FileId> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
-        self.add(options.open(self.path(name))?)
+        let opened = options.open(self.path(name)).map_err(|error| match Errno::from_io_error(&error) {
+            // Nothing has changed, and closing connections may help: as with a full disk, writes are refused.
+            Some(Errno::MFILE | Errno::NFILE) => {
+                log::error!(
+                    "no descriptor is left for a new file of the log: raise the limit (LimitNOFILE, ulimit -n)"
+                );
+                io::ErrorKind::StorageFull.into()
+            }
+            _ => error,
+        });
+        self.add(opened?)
     }
 
     fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()> {

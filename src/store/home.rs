@@ -25,8 +25,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
-const NODE_NAME: &str = "node";
-const VOTER_NAME: &str = "voter";
+pub(super) const NODE_NAME: &str = "node";
+pub(super) const VOTER_NAME: &str = "voter";
 const NODE_MAGIC: &[u8; 8] = b"dkv-node";
 const VOTER_MAGIC: &[u8; 8] = b"dkv-vote";
 /// The least space that is kept for the next version of a file, in bytes.
@@ -43,6 +43,17 @@ pub struct NodeState {
     pub formation: Vec<u8>,
     /// The largest grace ever granted, in milliseconds.
     pub largest_grace_ms: u64,
+}
+
+/// A voter's file as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VoterFile {
+    /// There is none.
+    Missing,
+    /// It cannot be read.
+    Damaged,
+    /// The voter's bytes.
+    Sound(Vec<u8>),
 }
 
 /// What [`Home::poll`] reports.
@@ -96,7 +107,7 @@ pub struct Home<D: Disk> {
 }
 
 impl NodeState {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128 + self.formation.len());
         out.extend_from_slice(NODE_MAGIC);
         out.extend_from_slice(&FORMAT.to_le_bytes());
@@ -127,7 +138,7 @@ impl NodeState {
     }
 }
 
-fn encode_voter(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn encode_voter(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(32 + bytes.len());
     out.extend_from_slice(VOTER_MAGIC);
     out.extend_from_slice(&FORMAT.to_le_bytes());
@@ -179,6 +190,12 @@ pub(super) fn read_node<D: Disk>(disk: &mut D) -> Result<Option<NodeState>, Open
     let names = disk.list().map_err(|e| OpenError::Io("listing the data directory", e))?;
     let bytes = read_if_there(disk, &names, NODE_NAME).map_err(|e| OpenError::Io("reading the file `node`", e))?;
     bytes.map(|bytes| NodeState::decode(&bytes)).transpose()
+}
+
+/// The voter's file.
+pub(super) fn read_voter<D: Disk>(disk: &mut D, names: &[String]) -> Result<VoterFile, OpenError> {
+    let file = read_if_there(disk, names, VOTER_NAME).map_err(|e| OpenError::Io("reading the file `voter`", e))?;
+    Ok(file.map_or(VoterFile::Missing, |file| decode_voter(&file).map_or(VoterFile::Damaged, VoterFile::Sound)))
 }
 
 impl Kept {
@@ -263,15 +280,13 @@ impl<D: Disk> Home<D> {
             None if !is_new(&mut disk, &names, &generations)? => return Err(OpenError::NodeMissing),
             None => NodeState { address, generation: 1, formation: Vec::new(), largest_grace_ms: 0 },
         };
-        let file = read_if_there(&mut disk, &names, VOTER_NAME);
-        let file = file.map_err(|e| OpenError::Io("reading the file `voter`", e))?;
-        let voter = file.as_ref().and_then(|file| decode_voter(file));
+        let voter = read_voter(&mut disk, &names)?;
         let last_number = generations.last().copied().unwrap_or_default().max(state.generation);
         let mut home = Home {
             disk,
             state,
-            voter_is_damaged: file.is_some() && voter.is_none(),
-            voter,
+            voter_is_damaged: voter == VoterFile::Damaged,
+            voter: if let VoterFile::Sound(bytes) = voter { Some(bytes) } else { None },
             node_file: Kept::new(NODE_NAME),
             voter_file: Kept::new(VOTER_NAME),
             begun: None,

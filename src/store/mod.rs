@@ -111,11 +111,12 @@ pub mod segment;
 mod small;
 mod space;
 pub mod state;
+pub mod stopped;
 mod sync;
 mod truncate;
 
 pub use append::{AppendError, StageError};
-pub use home::{Home, HomeEvent, NodeState};
+pub use home::{Home, HomeEvent, NodeState, VoterFile};
 pub use log_read::{LogCursor, LogRead};
 pub use overlay::Prior;
 pub use read::{Arrived, Lookup, Probe};

@@ -7,9 +7,9 @@ use super::disk::{Disk, Lane};
 use super::files::RealDisk;
 use super::record::{Kind, put};
 use super::recovery::{self, Found, OpenError, Run, Stop, Survey, read_file};
-use super::scan::Scan;
+use super::scan::{Placed, Scan};
 use super::segment::{Head, Seal, Seq};
-use super::{Corruption, NodeState, Options, SmallState, home, rebuild};
+use super::{Corruption, NodeState, Options, SmallState, VoterFile, home, rebuild};
 use crate::id::{Epoch, Lsn};
 use serde::Serialize;
 use std::fs::File;
@@ -143,18 +143,19 @@ pub struct Cut {
 }
 
 /// A directory that is being looked at.
-struct Examined {
-    node: NodeState,
+pub(super) struct Examined {
+    pub node: NodeState,
+    pub voter: VoterFile,
     /// The generation that counts.
     disk: RealDisk,
-    state: SmallState,
+    pub state: SmallState,
     names: Vec<String>,
     all: Vec<Found>,
     /// Up to the first damage.
     survey: Survey,
     run: Option<Run>,
     segments: Vec<SegmentReport>,
-    damage: Option<Damage>,
+    pub damage: Option<Damage>,
     /// What was given another name, too.
     kept_aside: Vec<String>,
 }
@@ -165,14 +166,12 @@ struct Examined {
 /// Where the directory is in use or cannot be read.
 pub fn verify(path: &Path) -> Result<Verification, OfflineError> {
     let examined = examine(path, false)?;
-    let run = examined.run.as_ref();
-    let end = run.map_or(examined.survey.sealed_end().0, |run| run.end.0);
     Ok(Verification {
         address: examined.node.address.to_string(),
         store: examined.state.store.to_string(),
-        end,
-        committed: run.map_or(0, |run| run.committed.0.min(end)),
-        torn_bytes: run.map_or(0, |run| run.torn_bytes),
+        end: examined.end().0,
+        committed: examined.committed().0,
+        torn_bytes: examined.run.as_ref().map_or(0, |run| run.torn_bytes),
         segments: examined.segments,
         damage: examined.damage,
     })
@@ -187,34 +186,24 @@ pub fn dump_with(
     mut out: impl FnMut(&DumpLine) -> io::Result<()>,
 ) -> Result<Option<Damage>, OfflineError> {
     let mut examined = examine(path, false)?;
-    let Examined { disk, survey, .. } = &mut examined;
-    let sealed = survey.sealed.iter().map(|(found, head, _)| (found, head));
-    let unsealed = survey.unsealed.iter().map(|(found, head)| (found, head));
-    let mut next = Lsn(1);
-    for (found, head) in sealed.chain(unsealed) {
-        let image = read_file(disk, found.file, found.len).map_err(|e| OfflineError::Io("reading the log", e))?;
-        let end = found.seal.map_or(image.len() as u64, |seal| seal.end);
-        let mut scan = Scan::new(&image, head.salt, next, head.compacted, Epoch::default());
-        while let Ok(Some(placed)) = scan.next_record(end) {
-            let record = placed.record;
-            let line = DumpLine {
-                file: disk.whole_name(&found.seq.log_name()),
-                offset: placed.at,
-                lsn: record.lsn.0,
-                epoch: record.epoch.0,
-                kind: match record.kind {
-                    Kind::Set => "set",
-                    Kind::Delete => "delete",
-                    Kind::Jump => "jump",
-                },
-                key: record.key.escape_ascii().to_string(),
-                value_bytes: record.value.len() as u64,
-                expiry_ms: record.expiry_ms,
-            };
-            out(&line).map_err(|e| OfflineError::Io("printing a record", e))?;
-        }
-        next = found.seal.map_or(scan.expected, |seal| seal.last.next());
-    }
+    examined.each_record(|file, placed| {
+        let record = placed.record;
+        let line = DumpLine {
+            file: file.to_owned(),
+            offset: placed.at,
+            lsn: record.lsn.0,
+            epoch: record.epoch.0,
+            kind: match record.kind {
+                Kind::Set => "set",
+                Kind::Delete => "delete",
+                Kind::Jump => "jump",
+            },
+            key: record.key.escape_ascii().to_string(),
+            value_bytes: record.value.len() as u64,
+            expiry_ms: record.expiry_ms,
+        };
+        out(&line).map_err(|e| OfflineError::Io("printing a record", e))
+    })?;
     Ok(examined.damage)
 }
 
@@ -249,7 +238,8 @@ pub fn cut(path: &Path) -> Result<Option<Cut>, OfflineError> {
     // The names are those of before: what was set aside is not there any more for the rebuild to remove.
     let mut names = std::mem::take(&mut examined.names);
     names.retain(|name| examined.path_of(path, name).exists());
-    let Examined { disk, state, survey, kept_aside, .. } = examined;
+    let Examined { disk, mut state, survey, kept_aside, .. } = examined;
+    state.cuts += 1;
     let found = Ok((Survey { needless: Vec::new(), ..survey }, run));
     let (store, recovery) = rebuild::rebuild(disk, Options::default(), state, &names, found)?;
     if let Some(corruption) = store.health() {
@@ -259,11 +249,13 @@ pub fn cut(path: &Path) -> Result<Option<Cut>, OfflineError> {
     Ok(Some(Cut { damage, end: recovery.end.0, keys: recovery.keys, kept_aside }))
 }
 
-fn examine(path: &Path, exclusive: bool) -> Result<Examined, OfflineError> {
+pub(super) fn examine(path: &Path, exclusive: bool) -> Result<Examined, OfflineError> {
     let directory = DataDir::open_existing(path, exclusive)?;
     let start = |e| OfflineError::Io("starting the disk's threads", e);
     let mut disk = RealDisk::start(directory, || ()).map_err(start)?;
     let node = home::read_node(&mut disk)?.ok_or(OpenError::NodeMissing)?;
+    let names = disk.list().map_err(|e| OfflineError::Io("listing the data directory", e))?;
+    let voter = home::read_voter(&mut disk, &names)?;
     let mut disk = disk.handle(&home::prefix_of(node.generation));
     let names = disk.list().map_err(|e| OfflineError::Io("listing the data directory", e))?;
     let state = recovery::read_state(&mut disk, &names)?.ok_or(OpenError::StateMissing)?;
@@ -271,7 +263,7 @@ fn examine(path: &Path, exclusive: bool) -> Result<Examined, OfflineError> {
     let (survey, stop) = recovery::sort(all.clone(), state.store);
     let (run, segments) = (None, Vec::new());
     let mut examined =
-        Examined { node, disk, state, names, all, survey, run, segments, damage: None, kept_aside: Vec::new() };
+        Examined { node, voter, disk, state, names, all, survey, run, segments, damage: None, kept_aside: Vec::new() };
     examined.read_segments()?;
     let sorted_badly = match stop {
         Some(Stop::Corrupt(corruption)) => Some(examined.damage_of(corruption)),
@@ -289,6 +281,38 @@ fn examine(path: &Path, exclusive: bool) -> Result<Examined, OfflineError> {
 }
 
 impl Examined {
+    /// The last lsn.
+    pub fn end(&self) -> Lsn {
+        self.run.as_ref().map_or(self.survey.sealed_end(), |run| run.end)
+    }
+
+    /// The last lsn that is known to be committed.
+    pub fn committed(&self) -> Lsn {
+        self.run.as_ref().map_or(Lsn::ZERO, |run| run.committed.min(run.end))
+    }
+
+    /// Hands out every sound record, with its file's name, in order, up to the first damage.
+    pub fn each_record(
+        &mut self,
+        mut take: impl FnMut(&str, &Placed<'_>) -> Result<(), OfflineError>,
+    ) -> Result<(), OfflineError> {
+        let Examined { disk, survey, .. } = self;
+        let sealed = survey.sealed.iter().map(|(found, head, _)| (found, head));
+        let unsealed = survey.unsealed.iter().map(|(found, head)| (found, head));
+        let mut next = Lsn(1);
+        for (found, head) in sealed.chain(unsealed) {
+            let image = read_file(disk, found.file, found.len).map_err(|e| OfflineError::Io("reading the log", e))?;
+            let end = found.seal.map_or(image.len() as u64, |seal| seal.end);
+            let file = disk.whole_name(&found.seq.log_name());
+            let mut scan = Scan::new(&image, head.salt, next, head.compacted, Epoch::default());
+            while let Ok(Some(placed)) = scan.next_record(end) {
+                take(&file, &placed)?;
+            }
+            next = found.seal.map_or(scan.expected, |seal| seal.last.next());
+        }
+        Ok(())
+    }
+
     /// As recovery says it, with the file's name as it stands in the directory.
     fn damage_of(&self, Corruption { file, offset, reason }: Corruption) -> Damage {
         Damage { file: self.disk.whole_name(&file), offset, reason }

@@ -72,7 +72,11 @@ impl std::fmt::Display for OpenError {
                  it and let the node be filled by a peer"
             ),
             OpenError::OtherNode(owner) => {
-                write!(f, "the data directory belongs to the node {owner}: give this node another --data-dir")
+                write!(
+                    f,
+                    "the data directory belongs to the node {owner}: give this node another --data-dir, or, where the \
+                     cluster has got another table, run `dkv reform apply` on it"
+                )
             }
             OpenError::Full => write!(
                 f,

@@ -31,6 +31,8 @@ pub struct SmallState {
     pub tombstone_floor: Lsn,
     /// Whether this copy has ever had everything: one that is still being filled has not.
     pub whole: bool,
+    /// How often an operator gave up the end of the log: after that it holds something else than before.
+    pub cuts: u64,
 }
 
 /// Why a small state cannot be read.
@@ -62,7 +64,21 @@ impl SmallState {
     /// A new store's state.
     #[must_use]
     pub fn new(store: Uuid, hash_seed: u128, whole: bool) -> Self {
-        SmallState { store, hash_seed, epoch: Epoch::default(), lineage: Vec::new(), tombstone_floor: Lsn::ZERO, whole }
+        SmallState {
+            store,
+            hash_seed,
+            epoch: Epoch::default(),
+            lineage: Vec::new(),
+            tombstone_floor: Lsn::ZERO,
+            whole,
+            cuts: 0,
+        }
+    }
+
+    /// Names what the copy holds, to the other copies: another after each cut.
+    #[must_use]
+    pub fn content(&self) -> Uuid {
+        Uuid(self.store.0.wrapping_add(u128::from(self.cuts)))
     }
 
     /// Forgets the oldest epochs of a lineage that is too long.
@@ -71,7 +87,7 @@ impl SmallState {
         self.lineage.drain(..surplus);
     }
 
-    /// The file's bytes: magic, format, store, hash seed, epoch, tombstone floor, whole (0 or 1) as u64, the lineage
+    /// The file's bytes: magic, format, store, hash seed, epoch, tombstone floor, whole (0 or 1) and cuts as u64, the lineage
     /// behind its number of pairs, crc32c of all before it. Integers are little-endian.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -81,7 +97,7 @@ impl SmallState {
         for wide in [self.store.0, self.hash_seed] {
             out.extend_from_slice(&wide.to_le_bytes());
         }
-        for word in [self.epoch.0, self.tombstone_floor.0, u64::from(self.whole)] {
+        for word in [self.epoch.0, self.tombstone_floor.0, u64::from(self.whole), self.cuts] {
             out.extend_from_slice(&word.to_le_bytes());
         }
         out.extend_from_slice(&(self.lineage.len() as u32).to_le_bytes());
@@ -111,7 +127,7 @@ impl SmallState {
 
     fn decode_fields(fields: &mut Fields<'_>) -> Option<Self> {
         let [store, hash_seed] = [fields.u128()?, fields.u128()?];
-        let [epoch, floor, whole] = [fields.u64()?, fields.u64()?, fields.u64()?];
+        let [epoch, floor, whole, cuts] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
         let pairs = fields.u32()?;
         let mut lineage = Vec::new();
         for _ in 0..pairs {
@@ -126,13 +142,14 @@ impl SmallState {
             lineage,
             tombstone_floor: Lsn(floor),
             whole: whole == 1,
+            cuts,
         })
     }
 
     /// The bytes that the file takes.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        MAGIC.len() + 4 + 2 * 16 + 3 * 8 + 4 + 16 * self.lineage.len() + CRC_BYTES
+        MAGIC.len() + 4 + 2 * 16 + 4 * 8 + 4 + 16 * self.lineage.len() + CRC_BYTES
     }
 }
 

@@ -12,6 +12,7 @@ mod forwarding;
 mod limits;
 mod load;
 mod orderly;
+mod reform;
 mod tables;
 mod termination;
 

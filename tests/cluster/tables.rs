@@ -69,7 +69,7 @@ fn a_node_of_a_formed_cluster_does_not_start_with_another_table() {
     cluster.spawn_with(2, &other_table(&cluster));
     assert!(!cluster.wait(2).success());
     let told = cluster.wait_for_log(2, "was formed with another table");
-    assert!(told.contains("put the table back"), "it says what to do: {told}");
+    assert!(told.contains("put the table back") && told.contains("`dkv reform`"), "it says what to do: {told}");
     cluster.start(2);
     is(&get(&mut cluster.client(0), &cluster.key(2, 0)), 200, b"kept");
 }

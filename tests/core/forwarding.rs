@@ -157,6 +157,20 @@ fn a_full_link_refuses_and_nothing_is_kept() {
 }
 
 #[test]
+fn what_meets_a_closed_link_waits_for_the_next() {
+    let mut world = World::alone();
+    let (_, theirs) = keys(&world);
+    world.link_up(SECOND, link(1));
+    world.heard.link_is_closed = true;
+    let set = world.ask(1, &op(Verb::Set, &theirs[0], "v"));
+    world.settle();
+    assert_eq!(world.answer_of(set), None);
+    world.heard.link_is_closed = false;
+    world.link_up(SECOND, link(2));
+    assert_eq!(world.forwards()[0].op.value, b"v");
+}
+
+#[test]
 fn what_is_not_ours_goes_back_and_is_tried_again() {
     let mut world = World::alone();
     let (mine, theirs) = keys(&world);

@@ -8,5 +8,8 @@ mod support;
 mod answers;
 mod followers;
 mod forwarding;
+mod fresh;
 mod primaries;
+mod roles;
+mod sending;
 mod world;

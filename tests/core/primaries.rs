@@ -17,7 +17,8 @@ fn a_primary_serves_when_the_copies_in_sync_share_its_log() {
     assert!(matches!(world.said(DATA)[..], [Message::Follow(_)]), "the replica is asked to follow");
     world.replica_follows();
     world.settle();
-    assert_eq!(world.core.state(), CopyState::Serving);
+    assert_eq!(world.core.copy().serves(Lsn::ZERO), Ok(()));
+    assert_eq!(world.core.state(), CopyState::Settling, "it has no lease yet");
     assert_eq!(world.answer_of(get), None, "it may not read yet");
     world.replica_confirms(1);
     world.settle();
@@ -122,7 +123,7 @@ fn a_read_without_a_lease_asks_the_other_copies_and_waits() {
 fn a_lease_spares_the_question_until_it_lapses() {
     let mut world = World::leading();
     let (mine, _) = keys(&world);
-    world.pass(1);
+    world.pass(100);
     world.replica_grants();
     world.pass(539);
     let get = world.ask(1, &op(Verb::Get, &mine[0], ""));

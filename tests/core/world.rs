@@ -10,7 +10,7 @@ use dkv::node::registers::{formation_file, voter_file};
 use dkv::op::{Condition, Op, Outcome, Verb};
 use dkv::server::core::{Core, Sink, Start};
 use dkv::server::lane::Stream;
-use dkv::store::{Home, HomeEvent, Options, SmallState};
+use dkv::store::{Fatal, Home, HomeEvent, Kind, Options, SmallState, record};
 use dkv::wire::{self, Ack, Class, Follow, Following, Forward, Message};
 
 use super::support::faulty_disk::{FaultyDisk, Machine};
@@ -28,7 +28,7 @@ address = '127.0.0.1:1002'
 replicas = ['127.0.0.1:1003']
 ";
 /// A shard of two copies, and another one.
-const PAIR: &str = "
+pub const PAIR: &str = "
 [[shard]]
 name = 'a'
 idx = 0
@@ -57,6 +57,8 @@ pub struct Heard {
     pub sent: Vec<(LinkId, Vec<u8>)>,
     placed: BTreeMap<LinkId, u64>,
     pub link_is_full: bool,
+    /// It is closed, and the core does not know.
+    pub link_is_closed: bool,
 }
 
 impl Sink for Heard {
@@ -68,7 +70,7 @@ impl Sink for Heard {
         self.answers.push((ticket, text));
     }
     fn send(&mut self, link: LinkId, message: &Message<'_>) -> Option<u64> {
-        if self.link_is_full {
+        if self.link_is_closed {
             return None;
         }
         let mut frame = Vec::new();
@@ -80,7 +82,7 @@ impl Sink for Heard {
         Some(place)
     }
     fn queued_bytes(&mut self, _: LinkId) -> usize {
-        0
+        if self.link_is_full { usize::MAX } else { 0 }
     }
     fn want(&mut self, node: NodeId, class: Class) {
         self.wanted.push((node, class));
@@ -104,6 +106,8 @@ pub struct World {
     pub cluster: Cluster,
     now_ms: u64,
     asked: u64,
+    /// The disk is told the time: each of its operations takes some.
+    tells_time: bool,
 }
 
 impl World {
@@ -160,9 +164,20 @@ impl World {
     /// A process starts on the machine: the cluster is formed, and this node alone votes; in its registers is this, or
     /// what they held before.
     pub fn start(machine: Machine, cluster: Cluster, me: NodeId, registers: &[Configuration]) -> World {
+        World::start_with(machine, cluster, me, registers, SmallState::new(store_of(me), 3, true))
+    }
+
+    /// The same; a directory that is new holds this state.
+    pub fn start_with(
+        machine: Machine,
+        cluster: Cluster,
+        me: NodeId,
+        registers: &[Configuration],
+        fresh: SmallState,
+    ) -> World {
         let options = Options { segment_bytes: 1 << 20, ..Options::default() };
         let address = cluster.node(me).address;
-        let fresh = || SmallState::new(store_of(me), 3, true);
+        let fresh = || fresh;
         let (mut home, store, _) = Home::open(machine.disk(), options.clone(), address, fresh).unwrap();
         if home.state().formation.is_empty() || !registers.is_empty() {
             let formed = formation(&cluster, me);
@@ -177,7 +192,8 @@ impl World {
         let now = Now { boot_ns: 1_000_000_000, wall_ms: 0 };
         let start = Start { now, incarnation: Uuid(u128::from(machine.calls())), entropy: 9, options };
         let core = Core::new(&cluster, me, home, store, start).unwrap();
-        let mut world = World { machine, core, heard: Heard::default(), cluster, now_ms: 1_000, asked: 0 };
+        let heard = Heard::default();
+        let mut world = World { machine, core, heard, cluster, now_ms: 1_000, asked: 0, tells_time: false };
         world.core.at(world.now());
         world
     }
@@ -197,10 +213,30 @@ impl World {
         }
     }
 
+    /// From now on each operation of the disk takes so long.
+    pub fn slow_disk(&mut self, ms: u64) {
+        self.tells_time = true;
+        self.machine.tell_time(self.now().boot_ns);
+        self.machine.set_pace(ms * 1_000_000, ms * 1_000_000);
+    }
+
+    /// A millisecond passes, and a turn.
+    pub fn step(&mut self) {
+        self.pass(1);
+        self.turn();
+    }
+
+    /// Time passes, and the process runs all the while.
     pub fn pass(&mut self, ms: u64) {
-        self.now_ms += ms;
-        self.core.at(self.now());
-        self.core.tick(&mut self.heard);
+        let end_ms = self.now_ms + ms;
+        while self.now_ms < end_ms {
+            self.now_ms = end_ms.min(self.now_ms + 100);
+            if self.tells_time {
+                self.machine.tell_time(self.now().boot_ns);
+            }
+            self.core.at(self.now());
+            self.core.tick(&mut self.heard);
+        }
     }
 
     pub fn ask(&mut self, conn: u32, op: &Op<'_>) -> Ticket {
@@ -220,7 +256,11 @@ impl World {
     }
 
     pub fn say(&mut self, from: NodeId, link: LinkId, message: &Message<'_>) {
-        self.core.on_message(link, from, message, &mut self.heard).unwrap();
+        self.try_say(from, link, message).unwrap();
+    }
+
+    pub fn try_say(&mut self, from: NodeId, link: LinkId, message: &Message<'_>) -> Result<(), Fatal> {
+        self.core.on_message(link, from, message, &mut self.heard)
     }
 
     /// A data link that this node dialled is up.
@@ -275,8 +315,13 @@ impl World {
 
     /// All up to here is durable at the replica.
     pub fn replica_has(&mut self, lsn: u64) {
+        self.replica_has_room(lsn, ROOM_BYTES);
+    }
+
+    /// The same; it can take so many bytes more.
+    pub fn replica_has_room(&mut self, lsn: u64, room_bytes: u64) {
         let epoch = self.core.copy().epoch();
-        let ack = Ack { epoch, durable: Lsn(lsn), room_bytes: ROOM_BYTES, is_whole: true };
+        let ack = Ack { epoch, durable: Lsn(lsn), room_bytes, is_whole: true };
         self.say(SECOND, DATA, &Message::Ack(ack));
     }
 
@@ -315,18 +360,41 @@ impl World {
 
     /// The primary of a pair asks the replica to follow, by [`DATA`]; its log is what `end` and `lineage` say.
     pub fn primary_asks(&mut self, epoch: u64, end: u64, lineage: &[(u64, u64)], is_settled: bool) {
-        let configuration = pair_in(epoch);
-        let lineage: Vec<u8> = lineage.iter().flat_map(|(e, l)| [e.to_le_bytes(), l.to_le_bytes()]).flatten().collect();
-        let follow = Follow {
-            epoch: Epoch(epoch),
-            configuration: &configuration.encode(),
-            end: Lsn(end),
-            floor: Lsn::ZERO,
-            lineage: &lineage,
-            is_settled,
-        };
-        self.say(FIRST, DATA, &Message::Follow(follow));
+        let asks = Asks { epoch, end, floor: 0, lineage, is_settled };
+        self.asks(DATA, &pair_in(epoch), &asks).unwrap();
     }
+
+    /// The primary of this configuration asks to be followed.
+    pub fn asks(&mut self, link: LinkId, configuration: &Configuration, asks: &Asks<'_>) -> Result<(), Fatal> {
+        let lineage: Vec<u8> =
+            asks.lineage.iter().flat_map(|(e, l)| [e.to_le_bytes(), l.to_le_bytes()]).flatten().collect();
+        let follow = Follow {
+            epoch: Epoch(asks.epoch),
+            configuration: &configuration.encode(),
+            end: Lsn(asks.end),
+            floor: Lsn(asks.floor),
+            lineage: &lineage,
+            is_settled: asks.is_settled,
+        };
+        self.try_say(configuration.primary, link, &Message::Follow(follow))
+    }
+}
+
+/// What a primary says of its log: its end, up to where it dropped tombstones, where each epoch began.
+pub struct Asks<'a> {
+    pub epoch: u64,
+    pub end: u64,
+    pub floor: u64,
+    pub lineage: &'a [(u64, u64)],
+    pub is_settled: bool,
+}
+
+/// A record as it stands in a log.
+pub fn record(lsn: u64, epoch: u64, kind: Kind, key: &str, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (lsn, epoch, key) = (Lsn(lsn), Epoch(epoch), key.as_bytes());
+    record::encode(&mut bytes, &record::Record { lsn, epoch, kind, expiry_ms: 0, key, value });
+    bytes
 }
 
 /// The pair in an epoch of its first node.
@@ -336,16 +404,16 @@ pub fn pair_in(epoch: u64) -> Configuration {
 }
 
 /// The registers of the pair's cluster in that epoch.
-fn registers(epoch: u64) -> Vec<Configuration> {
+pub fn registers(epoch: u64) -> Vec<Configuration> {
     let other = Configuration { version: 1, epoch: Epoch(0), primary: THIRD, in_sync: vec![member(THIRD)], forced: 0 };
     vec![pair_in(epoch), other]
 }
 
-fn table(text: &str) -> Cluster {
+pub fn table(text: &str) -> Cluster {
     config::parse(text, "table").unwrap().cluster
 }
 
-fn formation(cluster: &Cluster, voter: NodeId) -> Formation {
+pub fn formation(cluster: &Cluster, voter: NodeId) -> Formation {
     let stores = (0..cluster.nodes().len() as u32).map(|node| store_of(NodeId(node))).collect();
     let first = VoterId { generation: 0, uuid: Uuid(5) };
     let voters = vec![Seat { node: voter, first }];

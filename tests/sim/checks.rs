@@ -45,8 +45,7 @@ struct Written {
 /// A log as its writes show it.
 #[derive(Debug, Default)]
 struct Shadow {
-    /// The epoch of each record that was written last with this lsn. Beyond the log's end there may be others that were
-    /// cut off.
+    /// The epoch of each record that was written last with this lsn.
     epochs: BTreeMap<Lsn, Epoch>,
     last: Lsn,
 }
@@ -162,7 +161,12 @@ impl Checks {
         let Some(log) = node.log() else { return Ok(()) };
         // The home names the next generation some time before the store is that one.
         let generation = *self.generations.entry((node.id, log.store)).or_insert(log.generation);
-        let Some(shadow) = self.shadows.get(&(node.id, generation)) else { return Ok(()) };
+        let Some(shadow) = self.shadows.get_mut(&(node.id, generation)) else { return Ok(()) };
+        if log.end < shadow.last {
+            // It was cut: what stands for records that are no more begins there.
+            _ = shadow.epochs.split_off(&log.end.next());
+            shadow.last = log.end;
+        }
         let is_known = self.lineages.get(&node.id).is_some_and(|known| *known == log.lineage);
         let records = shadow.epochs.range(..=log.durable).rev().take(if is_known { 2 } else { COMPARED });
         for (lsn, epoch) in records {
@@ -267,6 +271,13 @@ impl Checks {
             let has = epoch_of(&log.lineage, *lsn).is_none_or(|(its, _)| its == *epoch);
             *lsn > log.durable || !has
         })
+    }
+
+    /// Whether a log that has everything has this record, as far back as its lineage reaches.
+    pub fn is_kept(&self, shard: ShardId, lsn: u64, value: u64, log: &LogView) -> bool {
+        let written = self.written.get(&(shard, Lsn(lsn))).into_iter().flatten().find(|w| w.value == value);
+        let its = epoch_of(&log.lineage, Lsn(lsn));
+        written.is_some_and(|written| its.is_none_or(|(epoch, _)| epoch == written.epoch))
     }
 
     /// What must hold of all nodes together, in true time.

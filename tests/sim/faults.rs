@@ -97,9 +97,9 @@ impl Mix {
     pub fn draw(dice: &mut Dice) -> Mix {
         // From nearly nothing to nearly all.
         let share = 5 + dice.below(60);
-        let pace = 1 + dice.below(4);
+        let tenths = *dice.pick(&[2, 4, 8, 16]).expect("there are four");
         let drawn = |dice: &mut Dice| dice.below(100) < share;
-        let kinds = ALL.iter().filter(|_| drawn(dice)).map(|(fault, seconds)| (*fault, seconds * pace * SECOND / 2));
+        let kinds = ALL.iter().filter(|_| drawn(dice)).map(|(fault, seconds)| (*fault, seconds * tenths * SECOND / 10));
         let kinds = kinds.collect();
         Mix { kinds, stall_once_in: if dice.once_in(3) { 200 + dice.below(5_000) } else { 0 }, starts_by_hand: false }
     }

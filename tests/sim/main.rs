@@ -42,7 +42,7 @@ fn shape(seed: u64) -> Shape {
         format!("'10.0.0.{}:{port}'", 1 + port % 3)
     };
     for idx in 0..shards {
-        let replicas: Vec<String> = (0..dice.below(3)).map(|_| address()).collect();
+        let replicas: Vec<String> = (0..*dice.pick(&[0, 1, 1, 1, 2, 2]).unwrap()).map(|_| address()).collect();
         let primary = address();
         table.push_str(&format!(
             "[[shard]]\nname = 's{idx}'\nidx = {idx}\naddress = {primary}\nreplicas = [{}]\n",
@@ -55,7 +55,7 @@ fn shape(seed: u64) -> Shape {
     let failover_ms = dice.pick(&[200, 600, 600, 1_500]).unwrap();
     let reads = dice.pick(&["lease", "lease", "lease", "confirm"]).unwrap();
     table.push_str(&format!("[replication]\nfailover_ms = {failover_ms}\nreads = '{reads}'\n"));
-    table.push_str("[store]\nsegment_bytes = 262144\n");
+    table.push_str("[store]\nsegment_bytes = 262144\n[limits]\nmax_value_bytes = 16384\n");
     let hot = 2 + dice.below(5);
     let keys = (0..hot + 20).map(|n| format!("k{n}").into_bytes()).collect();
     let streams = 2 + dice.below(8);

@@ -14,7 +14,7 @@ use dkv::configuration::{Coded, Configuration};
 use dkv::id::{ConnId, Epoch, LinkId, Lsn, NodeId, ShardId, Ticket, Uuid};
 use dkv::node::registers::Standing;
 use dkv::op::Outcome;
-use dkv::peers::{BEACON_MS, Peers, SILENCE_MS};
+use dkv::peers::{BEACON_MS, Peers};
 use dkv::server::core::{Core, Sink, Start};
 use dkv::server::lane::Stream;
 use dkv::store::{Fatal, Home, Lookup, Options, SmallState};
@@ -60,6 +60,8 @@ pub struct Around<'a> {
 pub enum Turned {
     /// It is over; the next is due then.
     Done(Nanos),
+    /// It has stopped, and is to be closed.
+    Finished,
     /// The process lost the processor in the middle, or waits for its disk, until then; for ever: until that works again.
     Stalled(Nanos),
     Exit(Exit),
@@ -132,6 +134,8 @@ pub enum Asked {
     Stop,
     /// `dkv handover`.
     HandOver(NodeId),
+    /// `dkv takeover`.
+    TakeOver,
 }
 
 /// A running `dkv serve`.
@@ -149,7 +153,6 @@ pub struct Process {
     asked: Option<Asked>,
     /// What a message led to, said at the end of the turn.
     fatal: Option<Fatal>,
-    next_tick_ms: u64,
     next_beacon_ms: u64,
     stops_until_ms: Option<u64>,
     said_goodbye: bool,
@@ -285,7 +288,6 @@ impl Node {
             answers: Vec::new(),
             asked: None,
             fatal: None,
-            next_tick_ms: 0,
             next_beacon_ms: 0,
             stops_until_ms: None,
             said_goodbye: false,
@@ -329,7 +331,7 @@ impl Node {
     }
 
     /// The process ends in order.
-    fn close(&mut self, around: &mut Around<'_>) -> Exit {
+    pub fn close(&mut self, around: &mut Around<'_>) -> Exit {
         self.last_log = self.log();
         let Some(process) = self.process.take() else { return Exit::Stopped };
         let closed = process.let_go(around, false).close();
@@ -360,7 +362,7 @@ impl Node {
             state: core.state(),
             epoch: core.copy().epoch(),
             configuration: core.copy().configuration().cloned(),
-            store: core.store().small_state().store,
+            store: core.store().small_state().content(),
             committed: core.store().committed(),
             durable: core.store().durable(),
             end: core.store().end(),
@@ -382,7 +384,7 @@ impl Node {
         let (store, durable) = (process.core.store(), process.core.store().durable());
         let state = store.small_state();
         let generation = process.core.generation();
-        Some(LogView { store: state.store, generation, durable, end: store.end(), lineage: state.lineage.clone() })
+        Some(LogView { store: state.content(), generation, durable, end: store.end(), lineage: state.lineage.clone() })
     }
 
     /// The nodes that vote, as this one knows.
@@ -435,7 +437,7 @@ impl Node {
             }
         }
         if process.is_finished(&self.clock, around.now) {
-            return Turned::Exit(self.close(around));
+            return Turned::Finished;
         }
         Turned::Done(process.next_turn(&self.clock, around.now).min(self.machine.next_due_ns().unwrap_or(Nanos::MAX)))
     }
@@ -528,6 +530,8 @@ impl Process {
         let (number, side) = (ConnNumber(id.0.slot), if id.0.generation == 1 { Side::Dialler } else { Side::Acceptor });
         for item in around.network.read(number, side) {
             match item {
+                // Who stops does not listen any more.
+                Item::Hello if self.stops_until_ms.is_some() => around.network.close(around.now, number, side),
                 Item::Hello => self.accept(number, now_ms, around),
                 Item::Welcome => {
                     let Some(link) = self.links.get_mut(&id) else { continue };
@@ -591,6 +595,7 @@ impl Process {
                 self.stops_until_ms = Some(now_ms + DRAIN_MS);
             }
             Asked::HandOver(to) => _ = core.hand_over(to),
+            Asked::TakeOver => _ = core.take_over_by_force(&mut out),
         }
     }
 
@@ -650,10 +655,9 @@ impl Process {
     }
 
     fn timers(&mut self, now_ms: u64, me: NodeId, around: &mut Around<'_>) {
-        if now_ms >= self.next_tick_ms.min(self.core.next_tick_ms()) {
+        if now_ms >= self.core.next_tick_ms() {
             let (core, mut out) = self.parts();
             core.tick(&mut out);
-            self.next_tick_ms = self.core.next_tick_ms();
         }
         if self.stops_until_ms.is_some() && !self.said_goodbye && !self.core.copy().leads() {
             self.say_goodbye();
@@ -671,7 +675,8 @@ impl Process {
                 out.send(link, &Message::Ping(status));
             }
             for link in self.links.values_mut() {
-                link.is_finished |= link.is_up && now_ms >= link.heard_ms + SILENCE_MS;
+                let patience_ms = self.peers.patience_ms(link.node, link.class);
+                link.is_finished |= link.is_up && now_ms >= link.heard_ms + patience_ms;
             }
         }
     }
@@ -743,7 +748,7 @@ impl Process {
 
     /// When the next turn is due, without what arrives or completes.
     fn next_turn(&self, clock: &Clock, now: Nanos) -> Nanos {
-        let mut next_ms = self.next_beacon_ms.min(self.next_tick_ms).min(self.core.next_tick_ms());
+        let mut next_ms = self.next_beacon_ms.min(self.core.next_tick_ms());
         if let Some(peers) = self.peers.next_ms().filter(|_| self.stops_until_ms.is_none()) {
             next_ms = next_ms.min(peers);
         }
@@ -768,7 +773,7 @@ fn brief(message: &Message<'_>) -> String {
         Message::NotPrimary { op, .. } => format!("not primary {:?} {}", op.verb, op.key.escape_ascii()),
         Message::Ping(s) => format!("ping {:?} {} {} {}", s.state, s.epoch.0, s.end.0, s.committed.0),
         Message::Pong(s) => format!("pong {:?} {} {} {}", s.state, s.epoch.0, s.end.0, s.committed.0),
-        Message::Register(bytes) => format!("register {:?} of {}", bytes.first(), bytes.len()),
+        Message::Register { bytes, .. } => format!("register {:?} of {}", bytes.first(), bytes.len()),
         Message::Know(bytes) => format!("know {}", Configuration::decode(bytes).map_or("?".to_owned(), |c| told(&c))),
         Message::Follow(follow) => format!(
             "follow epoch {} end {} floor {} settled {} {}",

@@ -8,18 +8,24 @@
 //!                                  a call on node N, and its answer
 //! send N put KEY VALUE             a call whose answer is not waited for;   answers   those that have come
 //! wait MS                          time passes;                             whole     until all is well again
-//! kill|power|start|stop|wipe|hang|works|broken N
-//!                                  the process, the machine, the directory, the disk
+//! fill N COUNT                     so many calls on node N one after the other, each a new key of 1000 bytes; prints the last
+//! kill|power|start|stop|wipe|keep|old N
+//!                                  the process, the machine, the directory (`old`: as it was at `keep`)
+//! hang|works|slow|fast|full|room|broken|rot|rotvoter N
+//!                                  the disk (`slow`: a sync takes 2 s); a bit in the log, or in the voter's memory
+//! throttle N M BYTES_PER_MS        a slow link
 //! pause N MS                       SIGSTOP, and SIGCONT after so long
-//! cut N M | cut N>M | isolate N | heal
+//! cut N M | cut N>M | isolate N | split NM.. | heal
+//! flood N COUNT                    as `fill`, but all at once, with 16000 bytes each, and nobody waits
 //! handover N M                     N is asked to hand over to M
+//! takeover N                       N is forced to lead
 //! cluster                          configuration, and what each node says: state, last record, last committed
 //! ```
 //! Never: what is right: that is for the reader to judge.
 
 use super::clock::{MS, Nanos, SECOND};
 use super::faults::Mix;
-use super::node::{Asked, told};
+use super::node::{Asked, name, told};
 use super::trace::Trace;
 use super::workload::{Answer, Call, Habits, value};
 use super::world::{Shape, World};
@@ -70,6 +76,8 @@ impl Teller {
                 self.sent.push((sent, format!("{verb} {}", words[3..].join(" "))));
                 String::new()
             }
+            ["fill", node, count] => self.fill(node, count.parse().unwrap()),
+            ["flood", node, count] => self.flood(place(node), count.parse().unwrap()),
             ["answers"] => self.answers(),
             ["wait", ms] => self.pass(ms.parse::<Nanos>().unwrap() * MS),
             ["whole"] => self.whole(),
@@ -88,13 +96,18 @@ impl Teller {
                 self.world().network.cut(node(other), node(one));
                 String::new()
             }
-            ["isolate", one] => {
-                let one = node(one);
+            ["isolate" | "split", side] => {
+                let inside = |node: &NodeId| side.contains(name(*node));
                 let world = self.world();
-                for other in world.cluster.node_ids().filter(|other| *other != one) {
-                    world.network.cut(one, other);
-                    world.network.cut(other, one);
+                let (these, those): (Vec<_>, Vec<_>) = world.cluster.node_ids().partition(inside);
+                for (this, that) in these.iter().flat_map(|this| those.iter().map(move |that| (*this, *that))) {
+                    world.network.cut(this, that);
+                    world.network.cut(that, this);
                 }
+                String::new()
+            }
+            ["throttle", from, to, speed] => {
+                self.world().network.set_speed(node(from), node(to), Some(speed.parse().unwrap()));
                 String::new()
             }
             ["heal"] => {
@@ -104,6 +117,10 @@ impl Teller {
             ["handover", from, to] => {
                 let to = node(to);
                 self.world().ask(place(from), Asked::HandOver(to));
+                String::new()
+            }
+            ["takeover", node] => {
+                self.world().ask(place(node), Asked::TakeOver);
                 String::new()
             }
             [what, node] => {
@@ -174,6 +191,32 @@ impl Teller {
         let node = place(words[1]);
         let process = self.world().process_of(node);
         Sent { number: self.world().call(node, call), node, process }
+    }
+
+    fn fill(&mut self, node: &str, count: u64) -> String {
+        let mut last = String::new();
+        for _ in 0..count {
+            self.values.push("filling".to_owned());
+            let number = self.values.len() as u64;
+            let key = format!("fill{number}").into_bytes();
+            let call =
+                Call { verb: Verb::Set, key, value: value(number, 1000), condition: Condition::None, stale: false };
+            let process = self.world().process_of(place(node));
+            let sent = Sent { number: self.world().call(place(node), call), node: place(node), process };
+            last = self.answer(sent);
+        }
+        last
+    }
+
+    fn flood(&mut self, at: usize, count: u64) -> String {
+        for _ in 0..count {
+            self.values.push("flooding".to_owned());
+            let number = self.values.len() as u64;
+            let (verb, key) = (Verb::Set, format!("flood{number}").into_bytes());
+            self.world()
+                .call(at, Call { verb, key, value: value(number, 16_000), condition: Condition::None, stale: false });
+        }
+        String::new()
     }
 
     fn answer(&mut self, sent: Sent) -> String {

@@ -169,6 +169,8 @@ pub struct Workload {
     asked: Vec<Asked>,
     /// By key.
     pub history: BTreeMap<Vec<u8>, Vec<Operation>>,
+    /// What stale reads found: key, lsn, value.
+    pub stale_finds: Vec<(Vec<u8>, u64, u64)>,
     last_lsn: BTreeMap<Vec<u8>, u64>,
     next_value: u64,
     pub tally: Tally,
@@ -203,6 +205,7 @@ impl Workload {
             streams,
             asked: Vec::new(),
             history: BTreeMap::new(),
+            stale_finds: Vec::new(),
             last_lsn: BTreeMap::new(),
             next_value: 1,
             tally: Tally::default(),
@@ -218,7 +221,10 @@ impl Workload {
     /// A stream's turn: the call that it makes now, if any. `live`: nodes whose processes run, and their numbers.
     pub fn call(&mut self, now: Nanos, at: usize, live: &[(NodeId, u64)]) -> Option<Sent> {
         let under_way = self.asked.iter().filter(|asked| asked.stream == at).count() as u64;
-        if self.is_over || under_way >= self.habits.depth {
+        // A write that waits holds up its stream: some streams only read, so that somebody sees what it is like meanwhile.
+        let only_reads = at.is_multiple_of(3);
+        let depth = if only_reads { 8 } else { self.habits.depth };
+        if self.is_over || under_way >= depth {
             return None;
         }
         if self.streams[at].to.is_none() {
@@ -228,7 +234,7 @@ impl Workload {
             stream.conn.generation += 1;
             stream.next_number = 0;
         }
-        let call = self.invent();
+        let call = self.invent(only_reads);
         Some(self.ask(now, at, call))
     }
 
@@ -266,13 +272,13 @@ impl Workload {
         Sent { to, start, conn, number, call }
     }
 
-    fn invent(&mut self) -> Call {
+    fn invent(&mut self, only_reads: bool) -> Call {
         let Habits { hot, get_percent, condition_percent, stale_percent, longest_value, .. } = self.habits;
         let count = self.habits.keys.len() as u64;
         let nth = if self.dice.below(100) < 75 { self.dice.below(hot) } else { self.dice.below(count) };
         let key = self.habits.keys[nth as usize].clone();
         let verb = match self.dice.below(100) {
-            n if n < get_percent => Verb::Get,
+            n if only_reads || n < get_percent => Verb::Get,
             _ => *self.dice.pick(&[Verb::Set, Verb::Set, Verb::Set, Verb::Update, Verb::Delete]).unwrap_or(&Verb::Set),
         };
         let lsn = self.last_lsn.get(&key).copied();
@@ -339,7 +345,8 @@ impl Workload {
         }
         if let Some(key) = &asked.stale_of {
             self.tally.stale += 1;
-            if let Got::Found { value, .. } = got {
+            if let Got::Found { value, lsn } = got {
+                self.stale_finds.push((key.clone(), lsn, value));
                 let written = self.history.get(key).is_some_and(|history| {
                     history.iter().any(|op| op.value == value && op.got != Got::Failed && op.verb != Verb::Get)
                 });
@@ -383,15 +390,23 @@ impl Workload {
         self.streams.iter().filter(|stream| stream.to == Some((node, start))).map(|stream| stream.conn).collect()
     }
 
-    /// Gives up the connections whose calls were not answered for too long: which, and to whom.
-    pub fn impatient(&mut self, now: Nanos) -> Vec<(ConnId, NodeId, u64)> {
-        let late: Vec<usize> =
-            self.asked.iter().filter(|asked| asked.give_up_at <= now).map(|asked| asked.stream).collect();
+    /// What is there when all is over is what somebody would read then.
+    pub fn read_at_the_end(&mut self, now: Nanos, key: &[u8], held: Option<(u64, u64)>) {
+        let got = held.map_or(Got::NotFound, |(lsn, value)| Got::Found { lsn, value });
+        let (verb, condition) = (Verb::Get, Condition::None);
+        let read = Operation { verb, condition, value: 0, invoked: now, returned: now + 1, got };
+        self.history.entry(key.to_vec()).or_default().push(read);
+    }
+
+    /// Gives up the connections whose calls were not answered for too long: which, to whom, and since when.
+    pub fn impatient(&mut self, now: Nanos) -> Vec<(ConnId, NodeId, u64, Nanos)> {
+        let late = self.asked.iter().filter(|asked| asked.give_up_at <= now);
+        let late: Vec<(usize, Nanos)> = late.map(|asked| (asked.stream, asked.asked_at)).collect();
         let mut given_up = Vec::new();
-        for at in late {
+        for (at, asked_at) in late {
             let Stream { conn, to, .. } = self.streams[at];
             let Some((node, start)) = to else { continue };
-            given_up.push((conn, node, start));
+            given_up.push((conn, node, start, asked_at));
             self.disconnect(now, conn);
         }
         given_up

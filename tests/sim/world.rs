@@ -16,6 +16,9 @@ use dkv::router::Router;
 use dkv::wire::CopyState;
 use std::collections::BTreeMap;
 
+mod harm;
+mod tale;
+
 /// What a world is like.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -77,7 +80,15 @@ struct Lull {
     /// What waits for it; `None`: it has struck, and what it took must come back first.
     fault: Option<Fault>,
     not_before: Nanos,
+    /// Since when all has been whole.
+    whole_since: Option<Nanos>,
 }
+
+/// A process that is kept from running for longer may be late with its answers.
+const LONG_NS: Nanos = 100 * MS;
+
+/// All must have been whole for so long: then no removal of a copy is on its way.
+const CALM_NS: Nanos = 500 * MS;
 
 /// A bit that was flipped: the bytes around it, to flip it back where nobody has noticed.
 #[derive(Debug)]
@@ -111,6 +122,8 @@ pub struct World {
     next_event: u64,
     /// No process runs before this: it is busy, or not scheduled.
     busy_until: Vec<Nanos>,
+    /// Up to when each was last kept from running for long, by a pause or its disk.
+    blocked_until: Vec<Nanos>,
     lull: Option<Lull>,
     lulls: u64,
     /// Faults that last.
@@ -162,6 +175,7 @@ impl World {
             queue: BTreeMap::new(),
             next_event: 0,
             busy_until: vec![0; nodes.len()],
+            blocked_until: vec![0; nodes.len()],
             lull: None,
             lulls: 0,
             ailing: 0,
@@ -238,18 +252,24 @@ impl World {
         })
     }
 
-    /// Whether a shard has one primary that serves and all its copies in sync, with all committed, and all know it.
-    fn is_whole(&self, shard: ShardId) -> bool {
+    /// Whether a shard has one primary that serves and all its copies in sync, and all know it.
+    fn is_in_sync(&self, shard: ShardId) -> bool {
         let copies: Vec<&Node> = self.nodes.iter().filter(|node| node.shard == Some(shard)).collect();
         let views: Vec<View> = copies.iter().filter_map(|node| node.view(self.now)).collect();
         let Some(first) = views.first() else { return false };
         let serving = views.iter().filter(|view| view.state == CopyState::Serving).count();
         let following = views.iter().filter(|view| view.state == CopyState::InSync).count();
-        let agree = |view: &View| {
-            view.configuration == first.configuration && view.end == first.end && view.committed == first.end
-        };
         let all_in = first.configuration.as_ref().is_some_and(|c| c.in_sync.len() == copies.len());
-        serving == 1 && following + 1 == copies.len() && all_in && views.iter().all(agree)
+        let agree = views.iter().all(|view| view.configuration == first.configuration);
+        serving == 1 && following + 1 == copies.len() && all_in && agree
+    }
+
+    /// The same, and nothing is under way: all copies have committed all.
+    fn is_whole(&self, shard: ShardId) -> bool {
+        let of_shard = self.nodes.iter().filter(|node| node.shard == Some(shard));
+        let views: Vec<View> = of_shard.filter_map(|node| node.view(self.now)).collect();
+        let end = views.first().map(|view| view.end);
+        self.is_in_sync(shard) && views.iter().all(|view| Some(view.end) == end && Some(view.committed) == end)
     }
 
     /// The copies of a shard hold the same.
@@ -266,6 +286,14 @@ impl World {
             }
             if held.iter().any(|(_, what)| *what != held[0].1) {
                 return Err(format!("the copies of {} differ: {held:?}", key.escape_ascii()));
+            }
+            self.workload.read_at_the_end(self.now, &key, held[0].1);
+        }
+        for (key, lsn, value) in std::mem::take(&mut self.workload.stale_finds) {
+            let shard = self.router.shard_of(&key);
+            let log = self.nodes.iter().find(|node| node.shard == Some(shard)).and_then(Node::log);
+            if let Some(log) = log.filter(|log| !self.checks.is_kept(shard, lsn, value, log)) {
+                return Err(format!("a stale read found {value} at {lsn}, which was dropped later: {log:?}"));
             }
         }
         Ok(())
@@ -353,7 +381,12 @@ impl World {
             }
             Event::Lost(conn) => self.workload.disconnect(self.now, conn),
             Event::Impatience => {
-                for (conn, node, start) in self.workload.impatient(self.now) {
+                for (conn, node, start, asked_at) in self.workload.impatient(self.now) {
+                    let at = node.0 as usize;
+                    let runs = self.nodes[at].process.is_some() && self.nodes[at].starts == start;
+                    if runs && self.blocked_until[at] < asked_at {
+                        return Err(format!("{} has left a call without an answer beyond its deadline", name(node)));
+                    }
                     self.after(MS, Event::Gone(node, start, conn));
                 }
                 self.after(500 * MS, Event::Impatience);
@@ -413,7 +446,11 @@ impl World {
         if node.process.is_none() || when == Nanos::MAX {
             return;
         }
-        let when = when.max(self.busy_until[at]).max(node.paused_until).max(self.now);
+        let runs_from = self.busy_until[at].max(node.paused_until);
+        if runs_from > self.now + LONG_NS {
+            self.blocked_until[at] = runs_from;
+        }
+        let when = when.max(runs_from).max(self.now);
         if when == Nanos::MAX {
             // It waits for a disk that hangs.
             return;
@@ -440,11 +477,17 @@ impl World {
             dice: &mut self.fates.processes,
             stall_once_in: if self.is_healed || self.lull.is_some() { 0 } else { self.mix.stall_once_in },
         };
-        let turned = self.nodes[at].turn(&mut around);
+        let mut turned = self.nodes[at].turn(&mut around);
+        if matches!(turned, Turned::Finished) {
+            // What it knows as it goes counts, too: its last answers may rest on that.
+            self.checks.process(&self.nodes[at], &self.nodes, self.now)?;
+            turned = Turned::Exit(self.nodes[at].close(&mut around));
+        }
         let spent = 10_000 + self.fates.processes.below(40_000);
         self.answers(at);
         self.written(at)?;
         match turned {
+            Turned::Finished => unreachable!("it was closed"),
             Turned::Done(next) => {
                 self.busy_until[at] = self.now + spent;
                 let late = if self.fates.processes.once_in(20) { self.fates.processes.below(3 * MS) } else { 0 };
@@ -574,396 +617,13 @@ impl World {
         self.after(wait, Event::Undo(Undo::Start(at)));
     }
 
-    fn any(&mut self) -> usize {
-        self.fates.faults.below(self.nodes.len() as u64) as usize
-    }
-
-    fn two(&mut self) -> Option<(NodeId, NodeId)> {
-        let count = self.nodes.len() as u64;
-        if count < 2 {
-            return None;
-        }
-        let from = self.fates.faults.below(count);
-        let to = (from + 1 + self.fates.faults.below(count - 1)) % count;
-        Some((NodeId(from as u32), NodeId(to as u32)))
-    }
-
-    /// How long a fault lasts.
-    fn spell(&mut self) -> Nanos {
-        let longest = *self.fates.faults.pick(&[50 * MS, 500 * MS, 2 * SECOND, 6 * SECOND]).expect("there are four");
-        MS + self.fates.faults.below(longest)
-    }
-
-    /// Does a fault.
-    fn strike(&mut self, fault: Fault) {
-        let at = self.any();
-        let spell = self.spell();
-        self.trace.line(self.now, format_args!("{fault:?} {} {} ms", name(NodeId(at as u32)), spell / MS));
-        match fault {
-            Fault::Kill => self.kill(at),
-            Fault::PowerLoss => {
-                if self.nodes[at].process.is_some() {
-                    self.power_loss(at);
-                }
-            }
-            Fault::PowerLossInCall => {
-                let n = 1 + self.fates.faults.below(60);
-                if self.nodes[at].process.is_some() {
-                    self.nodes[at].machine.fault_at(n, DiskFault::Stop);
-                }
-            }
-            Fault::Blackout => {
-                for at in 0..self.nodes.len() {
-                    if self.nodes[at].process.is_some() {
-                        self.power_loss(at);
-                    }
-                }
-            }
-            Fault::Stop => self.stop(at),
-            Fault::StopAll => (0..self.nodes.len()).for_each(|at| self.stop(at)),
-            Fault::HandOver => {
-                let to = NodeId(at as u32);
-                let shard = self.nodes[at].shard;
-                for other in (0..self.nodes.len()).filter(|other| *other != at) {
-                    if shard.is_some() && self.nodes[other].shard == shard {
-                        self.nodes[other].ask(Asked::HandOver(to));
-                        self.poke(other, self.now);
-                    }
-                }
-            }
-            Fault::Pause => {
-                let stands =
-                    self.cluster.settings().replication.reads == Reads::Confirm && self.fates.clocks.once_in(2);
-                let node = &mut self.nodes[at];
-                if node.process.is_some() {
-                    node.paused_until = node.paused_until.max(self.now + spell);
-                }
-                if stands {
-                    node.clock.stands(self.now);
-                    let until = node.paused_until;
-                    self.at(until, Event::Undo(Undo::ClockGoes(at)));
-                }
-            }
-            Fault::CutOneWay => {
-                if let Some((from, to)) = self.two() {
-                    self.cut(from, to, spell);
-                }
-            }
-            Fault::CutPair => {
-                if let Some((from, to)) = self.two() {
-                    self.cut(from, to, spell);
-                    self.cut(to, from, spell);
-                }
-            }
-            Fault::Isolate => {
-                let one = NodeId(at as u32);
-                for other in self.cluster.node_ids().filter(|other| *other != one) {
-                    self.cut(one, other, spell);
-                    self.cut(other, one, spell);
-                }
-            }
-            Fault::Partition => self.partition(spell),
-            Fault::BreakConnections => self.break_connections(),
-            Fault::SlowLink => {
-                let speed = 1 + self.fates.faults.below(200);
-                if let Some((from, to)) = self.two() {
-                    self.network.set_speed(from, to, Some(speed));
-                    self.after(spell, Event::Undo(Undo::FullSpeed(from, to)));
-                }
-            }
-            Fault::LateLink => {
-                let late = self.fates.faults.below(400 * MS);
-                if let Some((from, to)) = self.two() {
-                    self.network.set_delay(from, to, late / 2, late);
-                    self.after(spell, Event::Undo(Undo::FullSpeed(from, to)));
-                }
-            }
-            Fault::DiskError => {
-                let n = 1 + self.fates.faults.below(40);
-                if self.nodes[at].process.is_some() {
-                    self.nodes[at].machine.fault_at(n, DiskFault::WriteError);
-                }
-            }
-            Fault::DiskFull => {
-                let machine = &self.nodes[at].machine;
-                machine.set_capacity(machine.used_bytes() + self.fates.faults.below(100_000));
-                self.after(spell, Event::Undo(Undo::Room(at)));
-            }
-            Fault::DiskSlow => {
-                let slow = *self.fates.faults.pick(&[20 * MS, 200 * MS, 2 * SECOND]).expect("there are three");
-                self.nodes[at].machine.set_pace(slow / 4, slow);
-                self.after(spell, Event::Undo(Undo::DiskPace(at)));
-            }
-            Fault::DiskHang => {
-                self.nodes[at].machine.hang();
-                self.after(spell * 2, Event::Undo(Undo::DiskWorks(at)));
-            }
-            Fault::Evict => self.nodes[at].machine.evict(),
-            Fault::WallClock => {
-                let wall_ms = self.fates.clocks.below(1 << 41);
-                self.nodes[at].clock.set_wall(wall_ms);
-            }
-            Fault::Rot | Fault::Wipe | Fault::OldImage => {}
-        }
-    }
-
-    fn stop(&mut self, at: usize) {
-        if self.nodes[at].process.is_none() || self.nodes[at].is_stopping() {
-            return;
-        }
-        self.nodes[at].ask(Asked::Stop);
-        self.poke(at, self.now);
-        let start = self.nodes[at].starts;
-        self.after(8 * SECOND, Event::Undo(Undo::KillIfStopping(at, start)));
-    }
-
-    /// Nothing else befalls the cluster until all is whole, and the fault has struck; or for so long.
-    fn begin_lull(&mut self, fault: Option<Fault>) {
-        self.lulls += 1;
-        let not_before = if fault.is_some() { self.now } else { self.now + 3 * SECOND };
-        self.lull = Some(Lull { number: self.lulls, fault, not_before });
-        self.after(30 * SECOND, Event::Undo(Undo::EndLull(self.lulls)));
-    }
-
-    /// Takes data from a node, if all is whole.
-    fn use_lull(&mut self) -> Result<(), String> {
-        let Some(Lull { fault, not_before, .. }) = self.lull else { return Ok(()) };
-        if self.now < not_before || self.is_healed {
-            return Ok(());
-        }
-        let all_run = self.nodes.iter().all(|node| {
-            node.paused_until <= self.now && node.view(self.now).is_some_and(|view| view.is_formed && view.votes)
-        });
-        let mut shards = (0..self.cluster.shards().len() as u32).map(ShardId);
-        let is_struck = self.ailing > 0 || self.nodes.iter().any(|node| node.machine.awaits_fault());
-        if is_struck || !all_run || !self.network.is_whole() || !shards.all(|shard| self.is_whole(shard)) {
-            return Ok(());
-        }
-        let at = self.any();
-        match fault {
-            None => {}
-            Some(Fault::OldImage) if self.images.is_empty() => {
-                for at in 0..self.nodes.len() {
-                    let image = self.nodes[at].machine.fork(self.fates.faults.next());
-                    image.lose_power(self.fates.faults.next());
-                    self.images.insert(at, image);
-                }
-            }
-            Some(fault) => {
-                self.rob(at, fault);
-                // What it took must come back first: the others must be there until it has been noticed.
-                if fault != Fault::Wipe {
-                    self.begin_lull(None);
-                    return Ok(());
-                }
-            }
-        }
-        self.end_lull();
-        Ok(())
-    }
-
-    fn end_lull(&mut self) {
-        self.lull = None;
-        let Some(Flip { node, file, at, bit, around }) = self.flip.take() else { return };
-        let machine = &self.nodes[node].machine;
-        if machine.files().iter().any(|(name, _)| *name == file) {
-            machine.damage(&file, |bytes| {
-                let from = at.saturating_sub(32);
-                if bytes.get(from..from + around.len()) == Some(&around) {
-                    bytes[at] ^= 1 << bit;
-                }
-            });
-        }
-    }
-
-    /// Takes data away, but not what nobody else has.
-    fn rob(&mut self, at: usize, fault: Fault) {
-        let node = &self.nodes[at];
-        let copies = self.nodes.iter().filter(|other| other.shard == node.shard).count();
-        let voters = node.voters().unwrap_or_default();
-        let votes = voters.contains(&node.id);
-        if (node.shard.is_some() && copies < 2) || (votes && voters.len() < 3) {
-            return;
-        }
-        let letter = node.name();
-        match fault {
-            Fault::Wipe => {
-                self.trace.line(self.now, format_args!("{letter} is emptied"));
-                self.checks.seen.add(if votes { "wiped voters" } else { "wiped others" }, 1);
-                self.kill(at);
-                self.empty(at);
-            }
-            Fault::Rot => self.rot(at),
-            Fault::OldImage => {
-                let Some(image) = self.images.remove(&at) else { return };
-                // A voter that forgets what it promised cannot be noticed: that is outside of what is assumed.
-                if votes {
-                    image.put("voter", self.nodes[at].machine.read("voter"));
-                }
-                self.trace.line(self.now, format_args!("{letter} is what it was some time ago"));
-                self.checks.seen.add("old images", 1);
-                self.kill(at);
-                self.checks.robbed.insert(NodeId(at as u32));
-                self.checks.replaced(NodeId(at as u32));
-                self.nodes[at].replace_machine(image);
-                self.nodes[at].machine.set_pace(50_000, 3 * MS);
-            }
-            _ => {}
-        }
-    }
-
-    fn empty(&mut self, at: usize) {
-        let machine = Machine::new(self.fates.faults.next());
-        machine.set_pace(50_000, 3 * MS);
-        self.checks.robbed.insert(NodeId(at as u32));
-        self.checks.replaced(NodeId(at as u32));
-        self.nodes[at].replace_machine(machine);
-    }
-
-    /// A bit flips in some file: in what was synced long ago.
-    fn rot(&mut self, at: usize) {
-        let machine = self.nodes[at].machine.clone();
-        let files: Vec<(String, u64)> = machine.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
-        let Some((file, _)) = self.fates.faults.pick(&files).cloned() else { return };
-        let bytes = machine.read(&file);
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
-        let bit = self.fates.faults.below(used * 8 * 6 / 10 + 1) as usize;
-        self.trace.line(self.now, format_args!("{}: bit {bit} of {file} flips", name(NodeId(at as u32))));
-        self.checks.seen.add("flipped bits", 1);
-        self.checks.rotten.insert(NodeId(at as u32));
-        self.checks.robbed.insert(NodeId(at as u32));
-        let (place, bit) = (bit / 8, bit % 8);
-        machine.damage(&file, |bytes| {
-            if let Some(byte) = bytes.get_mut(place) {
-                *byte ^= 1 << bit;
-            }
-        });
-        let from = place.saturating_sub(32);
-        let around = machine.read(&file).into_iter().skip(from).take(64).collect();
-        self.flip = Some(Flip { node: at, file, at: place, bit, around });
-        if self.fates.faults.once_in(2) {
-            self.kill(at);
-        }
-    }
-
-    /// Each direction fails, and comes back, at a moment of its own.
-    fn cut(&mut self, from: NodeId, to: NodeId, spell: Nanos) {
-        let (late, later) = (self.fates.faults.below(self.stagger), self.fates.faults.below(self.stagger));
-        self.after(late, Event::Cut(from, to));
-        self.after(late + spell + later, Event::Undo(Undo::Heal(from, to)));
-    }
-
-    fn partition(&mut self, spell: Nanos) {
-        let sides: Vec<bool> = self.nodes.iter().map(|_| self.fates.faults.once_in(2)).collect();
-        for from in self.cluster.node_ids() {
-            for to in self.cluster.node_ids() {
-                if sides[from.0 as usize] != sides[to.0 as usize] {
-                    self.cut(from, to, spell);
-                }
-            }
-        }
-    }
-
-    fn break_connections(&mut self) {
-        let share = 1 + self.fates.faults.below(6);
-        for number in self.network.whole() {
-            if self.fates.faults.once_in(share) {
-                self.network.break_up(self.now, number);
-            }
-        }
-    }
-
-    fn undo(&mut self, undo: Undo) -> Result<(), String> {
-        self.ailing -= u64::from(!matches!(undo, Undo::EndLull(_)));
-        match undo {
-            Undo::Start(at) => return self.start(at),
-            Undo::KillIfStopping(at, start) => {
-                if self.nodes[at].is_stopping() && self.nodes[at].starts == start {
-                    self.kill(at);
-                }
-            }
-            Undo::Heal(from, to) => self.network.heal(self.now, from, to),
-            Undo::FullSpeed(from, to) => {
-                self.network.set_speed(from, to, None);
-                self.network.set_delay(from, to, self.delay.0, self.delay.1);
-            }
-            Undo::Room(at) => self.nodes[at].machine.set_capacity(u64::MAX),
-            Undo::DiskPace(at) => self.nodes[at].machine.set_pace(50_000, 3 * MS),
-            Undo::ClockGoes(at) => {
-                if self.nodes[at].paused_until <= self.now {
-                    self.nodes[at].clock.goes(self.now);
-                }
-            }
-            Undo::EndLull(number) => {
-                if self.lull.as_ref().is_some_and(|lull| lull.number == number) {
-                    self.end_lull();
-                }
-            }
-            Undo::DiskWorks(at) => {
-                self.disk_works(at);
-            }
-        }
-        Ok(())
-    }
-
     fn disk_works(&mut self, at: usize) {
         self.nodes[at].machine.resume();
         if self.busy_until[at] == Nanos::MAX {
             self.busy_until[at] = self.now;
         }
+        self.blocked_until[at] = self.blocked_until[at].min(self.now);
         self.poke(at, self.now);
-    }
-
-    /// A network as it is on a good day.
-    pub fn good_network(&mut self) {
-        self.delay = (150_000, 100_000);
-        self.heal_network();
-    }
-
-    /// A story's call, by its own connection. Returns its number.
-    pub fn call(&mut self, at: usize, call: Call) -> u64 {
-        self.calls += 1;
-        let conn = ConnId { slot: STORY_SLOT, generation: self.calls as u32 };
-        self.nodes[at].inbox.push_back(FromClient::Request(conn, self.calls, call));
-        self.poke(at, self.now);
-        self.calls
-    }
-
-    /// The answer to a story's call.
-    pub fn answer_to(&mut self, number: u64) -> Option<Answer> {
-        self.told.remove(&number)
-    }
-
-    /// Which process of a node runs.
-    pub fn process_of(&self, at: usize) -> Option<u64> {
-        self.nodes[at].process.as_ref().map(|_| self.nodes[at].starts)
-    }
-
-    pub fn ask(&mut self, at: usize, asked: Asked) {
-        self.nodes[at].ask(asked);
-        self.poke(at, self.now);
-    }
-
-    pub fn pause(&mut self, at: usize, spell: Nanos) {
-        self.nodes[at].paused_until = self.now + spell;
-    }
-
-    /// Something happens in a story.
-    pub fn befall(&mut self, what: &str, at: usize) {
-        match what {
-            "kill" => self.kill(at),
-            "power" => self.power_loss(at),
-            "start" => self.start(at).expect("it starts"),
-            "stop" => self.ask(at, Asked::Stop),
-            "wipe" => {
-                self.kill(at);
-                self.empty(at);
-            }
-            "hang" => self.nodes[at].machine.hang(),
-            "works" => self.disk_works(at),
-            "broken" => self.nodes[at].machine.fault_at(1, DiskFault::WriteError),
-            other => panic!("no such command: {other}"),
-        }
     }
 
     /// Everything gets through again.

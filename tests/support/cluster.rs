@@ -4,12 +4,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use dkv::id::address_as_file_name;
 use dkv::router::Router;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -20,9 +22,11 @@ use super::process::free_address;
 /// A cluster. Its nodes are numbered as the product does: the shards in order, each primary before its replicas.
 pub struct Cluster {
     pub addresses: Vec<SocketAddr>,
-    shards: usize,
-    copies: usize,
-    dir: TempDir,
+    /// The nodes of each shard; the rest are witnesses.
+    shards: Vec<Range<usize>>,
+    dir: Arc<TempDir>,
+    /// What the names of its table and its logs begin with.
+    name: &'static str,
     children: Vec<Mutex<Option<Child>>>,
     wrapper: Vec<String>,
 }
@@ -31,11 +35,46 @@ impl Cluster {
     /// A cluster with these tables of settings; no node runs yet.
     pub fn new(shards: usize, copies: usize, settings: &str) -> Cluster {
         let addresses: Vec<SocketAddr> = (0..shards * copies).map(|_| free_address()).collect();
-        let dir = tempfile::tempdir().unwrap();
         let config = table(&addresses, copies) + settings + "\n";
-        fs::write(dir.path().join("sharding.toml"), config).unwrap();
+        let shards = (0..shards).map(|shard| shard * copies..(shard + 1) * copies).collect();
+        Cluster::with_table("", Arc::new(tempfile::tempdir().unwrap()), addresses, shards, &config)
+    }
+
+    fn with_table(
+        name: &'static str,
+        dir: Arc<TempDir>,
+        addresses: Vec<SocketAddr>,
+        shards: Vec<Range<usize>>,
+        config: &str,
+    ) -> Cluster {
+        fs::write(dir.path().join(format!("{name}sharding.toml")), config).unwrap();
         let children = addresses.iter().map(|_| Mutex::new(None)).collect();
-        Cluster { addresses, shards, copies, dir, children, wrapper: Vec::new() }
+        Cluster { addresses, shards, dir, name, children, wrapper: Vec::new() }
+    }
+
+    /// Another cluster in the same directory, with another table: so many copies of each shard, and witnesses. No node
+    /// of it runs yet.
+    pub fn successor(&self, name: &'static str, addresses: &[SocketAddr], copies: &[usize]) -> Cluster {
+        let (mut config, mut shards, mut first) = (String::new(), Vec::new(), 0);
+        for copies in copies {
+            config += &shard_text(shards.len(), &addresses[first..first + copies]);
+            shards.push(first..first + copies);
+            first += copies;
+        }
+        for witness in &addresses[first..] {
+            config += &format!("[[witness]]\naddress = \"{witness}\"\n");
+        }
+        Cluster::with_table(name, Arc::clone(&self.dir), addresses.to_vec(), shards, &config)
+    }
+
+    /// The nodes that hold copies of a shard.
+    pub fn copies(&self, shard: usize) -> Range<usize> {
+        self.shards[shard].clone()
+    }
+
+    /// The cluster's own table.
+    pub fn config(&self) -> PathBuf {
+        self.path(&format!("{}sharding.toml", self.name))
     }
 
     /// The same with all nodes running and ready.
@@ -56,12 +95,12 @@ impl Cluster {
     }
 
     pub fn shards(&self) -> usize {
-        self.shards
+        self.shards.len()
     }
 
     /// The table's primary of a shard.
     pub fn primary(&self, shard: usize) -> usize {
-        shard * self.copies
+        self.shards[shard].start
     }
 
     /// The `n`th of this test's keys that belong to the shard.
@@ -71,7 +110,7 @@ impl Cluster {
     }
 
     pub fn shard_of(&self, key: &[u8]) -> usize {
-        Router::of(self.shards).shard_of(key).0 as usize
+        Router::of(self.shards.len()).shard_of(key).0 as usize
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -80,7 +119,7 @@ impl Cluster {
 
     /// A node's data directory.
     pub fn data(&self, node: usize) -> PathBuf {
-        self.path(&format!("data-{node}"))
+        self.path("data").join(address_as_file_name(self.addresses[node]))
     }
 
     pub fn start_all(&self) {
@@ -100,12 +139,12 @@ impl Cluster {
 
     /// Starts a node with the cluster's file, and waits for nothing.
     pub fn spawn(&self, node: usize) {
-        self.spawn_with(node, &self.path("sharding.toml"));
+        self.spawn_with(node, &self.config());
     }
 
     /// Starts a node with another file.
     pub fn spawn_with(&self, node: usize, config: &Path) {
-        let log = OpenOptions::new().create(true).append(true).open(self.path(&format!("log-{node}"))).unwrap();
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path(node)).unwrap();
         let mut words = self.wrapper.clone();
         words.extend([env!("CARGO_BIN_EXE_dkv").to_owned(), "serve".to_owned()]);
         let mut command = Command::new(&words[0]);
@@ -165,7 +204,11 @@ impl Cluster {
 
     /// What the node has logged.
     pub fn log(&self, node: usize) -> String {
-        fs::read_to_string(self.path(&format!("log-{node}"))).unwrap_or_default()
+        fs::read_to_string(self.log_path(node)).unwrap_or_default()
+    }
+
+    fn log_path(&self, node: usize) -> PathBuf {
+        self.path(&format!("{}log-{node}", self.name))
     }
 
     /// `kill -9`; the process is gone when this returns.
@@ -262,10 +305,11 @@ impl Drop for Cluster {
 
 /// The shards of a cluster as its file has them.
 pub fn table(addresses: &[SocketAddr], copies: usize) -> String {
-    let shards = addresses.chunks(copies).enumerate().map(|(idx, nodes)| {
-        let replicas: Vec<String> = nodes[1..].iter().map(|node| format!("\"{node}\"")).collect();
-        let (primary, replicas) = (nodes[0], replicas.join(", "));
-        format!("[[shard]]\nname = \"shard-{idx}\"\nidx = {idx}\naddress = \"{primary}\"\nreplicas = [{replicas}]\n")
-    });
-    shards.collect()
+    addresses.chunks(copies).enumerate().map(|(idx, nodes)| shard_text(idx, nodes)).collect()
+}
+
+fn shard_text(idx: usize, nodes: &[SocketAddr]) -> String {
+    let replicas: Vec<String> = nodes[1..].iter().map(|node| format!("\"{node}\"")).collect();
+    let (primary, replicas) = (nodes[0], replicas.join(", "));
+    format!("[[shard]]\nname = \"shard-{idx}\"\nidx = {idx}\naddress = \"{primary}\"\nreplicas = [{replicas}]\n")
 }

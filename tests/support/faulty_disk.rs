@@ -360,6 +360,7 @@ impl Machine {
         world.queues = Default::default();
         world.done.clear();
         (world.is_stopped, world.fault) = (false, None);
+        world.waited_until_ns = 0;
     }
 
     /// The machine is gone, and on again.

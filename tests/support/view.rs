@@ -56,12 +56,6 @@ impl ShardView<'_> {
 }
 
 impl Cluster {
-    /// The nodes that hold copies of a shard.
-    pub fn copies(&self, shard: usize) -> Range<usize> {
-        let copies = self.nodes() / self.shards();
-        shard * copies..(shard + 1) * copies
-    }
-
     /// What a node says; it must run.
     pub fn view(&self, node: usize) -> View<'_> {
         self.try_view(node).unwrap_or_else(|| panic!("node {node} does not answer"))

@@ -66,6 +66,16 @@ impl Acceptor {
         &self.table
     }
 
+    /// How many registers it holds; 0: nothing was accepted before the cluster was formed.
+    pub(super) fn shards(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// By shard: what was accepted last.
+    pub(super) fn accepted(&self) -> impl Iterator<Item = &Option<Vote>> {
+        self.slots.iter().map(|slot| &slot.accepted)
+    }
+
     pub(super) fn promised(&self, shard: ShardId) -> Ballot {
         self.slots[shard.0 as usize].promised
     }

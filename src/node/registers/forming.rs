@@ -49,11 +49,16 @@ impl Kept {
         bytes
     }
 
-    /// Reads what was kept; nothing was, where there are no bytes.
-    pub(super) fn from_file(bytes: &[u8], fingerprint: u64, table: &Table) -> Result<Self, BadStart> {
+    /// Reads what was kept, under whatever table; nothing was, where there are no bytes.
+    pub(super) fn decode_file(bytes: &[u8]) -> Result<Self, BadStart> {
         let Some((version, rest)) = bytes.split_first() else { return Ok(Self::default()) };
         let kept = (*version == VERSION).then(|| Self::decode(rest)).flatten();
-        let mut kept = kept.ok_or(BadStart::Formation)?;
+        kept.ok_or(BadStart::Formation)
+    }
+
+    /// Reads what was kept under this table.
+    pub(super) fn from_file(bytes: &[u8], fingerprint: u64, table: &Table) -> Result<Self, BadStart> {
+        let mut kept = Self::decode_file(bytes)?;
         if let Some(formed) = &kept.formed
             && (formed.fingerprint != fingerprint || !table.fits(formed))
         {

@@ -2,14 +2,18 @@
 //! [`Coded`] has them.
 //! Never: what a message leads to; frames, checksums.
 
+use serde::{Deserialize, Serialize};
+
 use crate::configuration::{Ballot, Coded, Configuration, Formation, VoterId, fields};
 use crate::id::{NodeId, ShardId, Uuid};
 
 /// A proposal that a voter accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Vote {
-    pub(super) ballot: Ballot,
-    pub(super) value: Configuration,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// Under which ballot.
+    pub ballot: Ballot,
+    /// What was proposed.
+    pub value: Configuration,
 }
 fields!(Vote { ballot, value });
 

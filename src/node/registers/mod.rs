@@ -8,6 +8,7 @@
 //!                                                        reseed    a voter that lost it
 //!                                                        proposer  rounds
 //! electorate whose answers count;                        message   what nodes say to each other
+//! recall     what the files of a stopped cluster say
 //! ```
 //!
 //! This file holds what all of them share: **an answer leaves only when everything that was handed out to be persisted
@@ -24,6 +25,7 @@ mod message;
 mod proposer;
 #[cfg(test)]
 mod race_tests;
+mod recall;
 mod reseed;
 #[cfg(test)]
 mod scenario_tests;
@@ -35,6 +37,8 @@ mod table;
 
 use std::collections::VecDeque;
 
+pub use message::Vote;
+pub use recall::{Memory, Reading, formation_of, read, recall};
 pub use table::{Place, Table, choose_voters, voter_warnings};
 
 use crate::configuration::{Ballot, Change, Coded, Configuration, Formation};
@@ -42,7 +46,7 @@ use crate::id::{LinkId, NodeId, ShardId, Uuid};
 use acceptor::Acceptor;
 use formed::Formed;
 use forming::{Forming, Kept};
-use message::{Effects, Message, Slot, Vote};
+use message::{Effects, Message, Slot};
 
 /// After how long a question is put again to those that have not answered.
 const RESEND_MS: u64 = 100;
