@@ -38,10 +38,10 @@ pub enum Stage {
     Streaming(LinkId),
 }
 
-/// Whether a primary may read without asking.
+/// What the copies in sync have granted to their primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lease {
-    /// Every required copy has granted one that runs.
+    /// Each has granted a lease that runs.
     Runs,
     /// Some copy has not granted one yet.
     Asked,
