@@ -335,3 +335,95 @@ fn a_missing_or_damaged_small_state_is_refused_with_a_remedy() {
         assert!(refused.to_string().contains("missing"), "{refused}");
     }
 }
+
+/// A settled, killed node all of whose records are equally long, and the place of one that is live: file, byte, key.
+fn with_equal_records() -> (Driver, String, usize, Vec<u8>) {
+    let load = Load { keys: 400, longest_value: 0, most_of_a_turn: 200, ..Load::default() };
+    let mut driver = Driver::new(11, load);
+    driver.open().unwrap();
+    driver.run(40).unwrap();
+    driver.settle().unwrap();
+    driver.kill();
+    for name in hints(&driver).iter().map(|hint| hint.replace(".hint", ".log")) {
+        let image = driver.machine.read(&name);
+        for at in (DATA_AT as usize + MARK_BYTES..data_end(&image) - RECORD_HEADER).step_by(8) {
+            let Ok((record, _)) = dkv::store::record::decode(&image[at..]) else { continue };
+            if driver.model.get(record.key).is_some_and(|(lsn, _)| *lsn == record.lsn.0) {
+                let key = record.key.to_vec();
+                return (driver, name, at, key);
+            }
+        }
+    }
+    panic!("nothing sealed is live");
+}
+
+/// Another record of the same file over the one at `at`, as a disk does that writes to a wrong place.
+fn misplace(driver: &Driver, name: &str, at: usize) {
+    driver.machine.damage(name, |bytes| {
+        let (mine, _) = dkv::store::record::decode(&bytes[at..]).unwrap();
+        let is_other = |from: &usize| {
+            dkv::store::record::decode(&bytes[*from..]).is_ok_and(|(other, taken)| {
+                other.key != mine.key && taken == dkv::store::record::encoded_bytes(mine.key, b"")
+            })
+        };
+        let from = (at + 48..bytes.len()).step_by(8).find(is_other).unwrap();
+        let other = bytes[from..from + 48].to_vec();
+        bytes[at..at + 48].copy_from_slice(&other);
+    });
+}
+
+/// Such a key was answered 404: the record that stood at its place was sound, and it was another key's, as with two keys
+/// that the index cannot tell apart.
+#[test]
+fn a_sound_record_in_the_place_of_another_is_damage_when_it_is_read() {
+    let (mut driver, name, at, key) = with_equal_records();
+    misplace(&driver, &name, at);
+    let Err(Halt::Corrupt) = driver.open().and_then(|_| driver.get(&key)) else { panic!("it was not noticed") };
+    assert_eq!(driver.store().health().map(|c| (c.file.clone(), c.offset)), Some((name, at as u64)));
+}
+
+/// Compaction took the record at its place for a dead one of another key, dropped the key for good, and left the index
+/// pointing to a file that was gone: the next GET of the key ended the process.
+#[test]
+fn a_sound_record_in_the_place_of_another_stops_compaction() {
+    let (mut driver, name, at, key) = with_equal_records();
+    misplace(&driver, &name, at);
+    // The start may look at the key, too.
+    let written = driver.open().and_then(|_| {
+        for n in 0..400 {
+            let other = format!("key {n}");
+            if other.as_bytes() != key {
+                driver.write(set(&other, b""))?;
+            }
+        }
+        driver.settle()
+    });
+    assert!(matches!(written, Err(Halt::Corrupt)), "{written:?}");
+    let damage = driver.store().health().unwrap();
+    assert_eq!(damage.file, name);
+    assert!(damage.offset >= at as u64, "{damage}");
+    assert!(driver.machine.files().iter().any(|(left, _)| *left == name), "nothing is dropped");
+}
+
+/// Of a compacted file, whose records may have gaps, it was not asked whether they end where its seal says: one of a
+/// later file at its end was taken in there, before those that it follows, and the start ended the process.
+#[test]
+fn a_record_behind_the_end_of_a_compacted_file_is_damage() {
+    let mut driver = with_sealed_segments(5);
+    let is_compacted = |name: &String| driver.machine.read(name)[12] == 1;
+    let name = hints(&driver).iter().map(|hint| hint.replace(".hint", ".log")).find(is_compacted).unwrap();
+    driver.machine.damage(&name, |bytes| {
+        let end = data_end(bytes);
+        let at = (DATA_AT as usize..end)
+            .step_by(8)
+            .rfind(|at| dkv::store::record::decode(&bytes[*at..]).is_ok_and(|(_, taken)| at + taken == end));
+        let (at, later) = (at.unwrap(), Lsn(u64::from_le_bytes(bytes[512 + 24..512 + 32].try_into().unwrap()) + 5));
+        let (last, _) = dkv::store::record::decode(&bytes[at..]).unwrap();
+        let mut other = Vec::new();
+        dkv::store::record::encode(&mut other, &dkv::store::record::Record { lsn: later, ..last });
+        bytes[at..end].copy_from_slice(&other);
+    });
+    driver.machine.lose(&name.replace(".log", ".hint"));
+    assert!(matches!(driver.open(), Err(Halt::Corrupt)));
+    assert_eq!(driver.store().health().map(|c| c.file.clone()), Some(name));
+}

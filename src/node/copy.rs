@@ -16,7 +16,7 @@
 //! Never: what the records hold, how they travel; sockets, files, clocks.
 
 use super::Barrier;
-use super::followers::{Followers, Lease};
+use super::followers::{Followers, Lease, Strikes};
 use super::lease::{BootNs, MS, Timing, grace_ms};
 use crate::configuration::{Change, Configuration, Member};
 use crate::id::{Epoch, LinkId, Lsn, NodeId};
@@ -120,7 +120,8 @@ pub enum Verdict {
 pub struct Copy {
     /// Which copy it is. Another one after a full sync.
     pub me: Member,
-    others: Vec<NodeId>,
+    /// The other copies, and how often each was lost lately.
+    others: Vec<(NodeId, Strikes)>,
     timing: Timing,
     disk_ms: u64,
     role: Role,
@@ -158,7 +159,7 @@ impl Copy {
         let boot_until_ns = now_ns + timing.grace_ms.max(grace_before_ms) * MS;
         Self {
             me,
-            others,
+            others: others.into_iter().map(|node| (node, Strikes::default())).collect(),
             timing,
             disk_ms,
             role: Role::Unknown,
@@ -272,6 +273,7 @@ impl Copy {
             && chosen.epoch == self.epoch
         {
             leading.followers.on_settled(chosen.clone(), self.now_ns);
+            keep_strikes(&mut self.others, &leading.followers);
             self.configuration = Some(chosen);
             return Turn::None;
         }
@@ -300,6 +302,7 @@ impl Copy {
         {
             if chosen.version > leading.followers.configuration().version {
                 leading.followers.learned(chosen.clone(), self.now_ns);
+                keep_strikes(&mut self.others, &leading.followers);
                 self.configuration = Some(chosen);
             }
             return Turn::None;
@@ -372,6 +375,9 @@ impl Copy {
                 }
                 let is_in_sync = self.configuration.as_ref().is_some_and(|c| c.holds(self.me) && c.epoch == self.epoch);
                 if now_ns >= following.grace_until_ns && is_in_sync && is_sound && !is_stopping {
+                    // It is out by that, and is taken in again as one that was removed for its silence.
+                    let lost = self.others.iter_mut().filter(|(node, _)| *node == following.primary);
+                    lost.for_each(|(_, strikes)| strikes.add(now_ns));
                     let change = Change::TakeOver { by: self.me, epoch: self.epoch, keeps_old: false };
                     self.role = Role::Candidate(change);
                 }
@@ -726,6 +732,10 @@ impl Copy {
             Role::Following(_) | Role::Stopped { .. } => CopyState::Waiting,
         }
     }
+}
+
+fn keep_strikes(others: &mut [(NodeId, Strikes)], followers: &Followers) {
+    others.iter_mut().zip(followers.strikes()).for_each(|((_, kept), strikes)| *kept = strikes);
 }
 
 #[cfg(test)]

@@ -241,6 +241,58 @@ fn a_copy_leads_by_a_round_of_its_own_only() {
     assert_eq!(copy.epoch(), Epoch(3));
 }
 
+/// On real machines two copies that lost each other every few seconds took over from one another each time: the new
+/// primary knew nothing of how often it had lost the old one.
+#[test]
+fn a_primary_that_was_lost_again_and_again_is_taken_in_later_each_time() {
+    let mut copy = following();
+    let (mut epoch, mut now_ns, mut pauses_ms) = (1, 0, Vec::new());
+    for _ in 0..4 {
+        now_ns += GRACE;
+        pass(&mut copy, now_ns - GRACE, now_ns);
+        assert!(takes_over(&mut copy));
+        assert_eq!(copy.on_settled(alone(epoch + 1, ME), true), Turn::Begins);
+        copy.epoch_persisted(Epoch(epoch + 1), Lsn(4));
+        assert_eq!(copy.advance(Lsn(4)), Some(Lsn(4)));
+        let from_ns = now_ns;
+        is_caught_up(&mut copy, FIRST);
+        while !matches!(copy.wanted(Lsn(4), false), Some(Change::Grow { .. })) {
+            now_ns += MS;
+            at(&mut copy, now_ns);
+            let now_ns = copy.now_ns;
+            copy.leading_mut().unwrap().followers.on_grant(FIRST, Epoch(epoch + 1), now_ns, 0, now_ns);
+            assert!(now_ns < 100_000 * MS, "it is taken in");
+        }
+        pauses_ms.push((now_ns - from_ns) / MS);
+        // The other leads again, and is lost again.
+        epoch += 2;
+        copy.on_settled(pair(epoch - 1, ME), true);
+        copy.learn(pair(epoch, FIRST));
+        assert_eq!(copy.on_follow(FIRST, LINK, &pair(epoch, FIRST)).0, Verdict::Follows);
+        assert!(copy.matched(LINK));
+    }
+    assert_eq!(pauses_ms, [101, 201, 401, 801]);
+}
+
+/// A copy has everything that this primary has, and is heard.
+fn is_caught_up(copy: &mut Copy, node: NodeId) {
+    let epoch = copy.epoch();
+    let now_ns = copy.now_ns;
+    let said = Said {
+        epoch,
+        store: member(node).store,
+        had: Lsn(4),
+        had_committed: Lsn::ZERO,
+        end: Lsn(4),
+        durable: Lsn(4),
+        is_whole: true,
+        is_ahead: false,
+    };
+    let followers = &mut copy.leading_mut().unwrap().followers;
+    followers.asked(node, link(node.0), now_ns);
+    assert!(followers.on_following(node, link(node.0), &said, now_ns));
+}
+
 #[test]
 fn a_takeover_that_another_won_is_over() {
     let mut copy = following();

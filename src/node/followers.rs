@@ -16,8 +16,8 @@ use crate::wire::{Ack, Following};
 const RENEWAL_MS: u64 = 20;
 /// A primary waits so long with letting a copy go that is told to stop: it may be told to stop, too.
 const LEAVE_MS: u64 = 100;
-/// A copy that was removed because of its link or its silence is taken in again after this, which doubles with each
-/// further time and is forgotten after a minute in sync.
+/// A copy that was removed because of its link or its silence, or as a silent primary, is taken in again after this,
+/// which doubles with each further time and is forgotten a minute after it might have been taken in.
 const REJOIN_FIRST_MS: u64 = 100;
 const REJOIN_LAST_MS: u64 = 20_000;
 const FORGIVEN_MS: u64 = 60_000;
@@ -57,7 +57,7 @@ pub enum Lease {
 pub enum Cause {
     /// Its link broke and was not renewed at once.
     Gone,
-    /// It was not heard for the grace.
+    /// It was not heard for so long.
     Silent,
     /// It holds other content than the configuration says, or damaged or unfinished content.
     Replaced,
@@ -77,7 +77,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::Gone => "its link broke",
-            Cause::Silent => "it was silent for replication.failover_ms",
+            Cause::Silent => "it was silent for too long (replication.failover_ms)",
             Cause::Replaced => "its data is not the one that was in sync",
             Cause::Lost => "it lost records that it had acknowledged",
             Cause::Slow => "it took longer than deadlines.disk_ms to make a record durable",
@@ -122,12 +122,30 @@ pub struct Follower {
     leaving_since_ns: Option<BootNs>,
     /// Required since this record, on the way into the configuration.
     joining: Option<Lsn>,
-    strikes: u32,
-    rejoin_after_ns: BootNs,
-    in_sync_since_ns: BootNs,
+    strikes: Strikes,
     confirmed: u64,
     /// The configuration that it knows.
     pub knows_version: u64,
+}
+
+/// How often a copy was lost because of its link lately. Outlives the epoch: where two copies lose each other again and
+/// again, each may take over from the other in turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Strikes {
+    count: u32,
+    rejoin_after_ns: BootNs,
+}
+
+impl Strikes {
+    /// Once more.
+    pub fn add(&mut self, now_ns: BootNs) {
+        if now_ns >= self.rejoin_after_ns + FORGIVEN_MS * MS {
+            self.count = 0;
+        }
+        let pause_ms = (REJOIN_FIRST_MS << self.count.min(16)).min(REJOIN_LAST_MS);
+        self.count += 1;
+        self.rejoin_after_ns = now_ns + pause_ms * MS;
+    }
 }
 
 /// See the module.
@@ -149,9 +167,16 @@ pub struct Followers {
 impl Followers {
     /// At the beginning of an epoch, for the shard's other nodes. Nobody has granted anything in it.
     #[must_use]
-    pub fn new(configuration: Configuration, others: &[NodeId], timing: Timing, disk_ms: u64, now_ns: BootNs) -> Self {
-        let fresh = |node: &NodeId| Follower {
+    pub fn new(
+        configuration: Configuration,
+        others: &[(NodeId, Strikes)],
+        timing: Timing,
+        disk_ms: u64,
+        now_ns: BootNs,
+    ) -> Self {
+        let fresh = |(node, strikes): &(NodeId, Strikes)| Follower {
             node: *node,
+            strikes: *strikes,
             member: None,
             stage: Stage::Down,
             sent: Lsn::ZERO,
@@ -171,9 +196,6 @@ impl Followers {
             was_up: false,
             leaving_since_ns: None,
             joining: None,
-            strikes: 0,
-            rejoin_after_ns: 0,
-            in_sync_since_ns: now_ns,
             confirmed: 0,
             knows_version: 0,
         };
@@ -188,6 +210,11 @@ impl Followers {
             confirmed_round: 0,
             proposed: None,
         }
+    }
+
+    /// What is remembered of the others beyond the epoch.
+    pub fn strikes(&self) -> impl Iterator<Item = Strikes> + use<'_> {
+        self.followers.iter().map(|follower| follower.strikes)
     }
 
     /// The newest configuration of this epoch.
@@ -474,11 +501,10 @@ impl Followers {
             if is.is_some() {
                 follower.joining = None;
             }
-            if was.is_none() && is.is_some() {
-                follower.in_sync_since_ns = now_ns;
-            }
             if was.is_some() && is.is_none() {
-                follower.strike(is_fault, now_ns);
+                if is_fault {
+                    follower.strikes.add(now_ns);
+                }
                 (follower.has_lost, follower.most_acked) = (false, (None, Lsn::ZERO));
             }
         }
@@ -532,7 +558,7 @@ impl Followers {
             Some(Cause::Leaving)
         } else if follower.was_up && longer(follower.down_since_ns, RENEWAL_MS) {
             Some(Cause::Gone)
-        } else if longer(Some(follower.heard_ns), self.timing.grace_ms) {
+        } else if longer(Some(follower.heard_ns), self.silence_ms(follower)) {
             Some(Cause::Silent)
         } else if longer(follower.owing_since_ns, self.disk_ms) {
             Some(Cause::Slow)
@@ -543,9 +569,14 @@ impl Followers {
         }
     }
 
+    /// How long this one may say nothing. One that was never heard in this epoch may be on its way still.
+    fn silence_ms(&self, follower: &Follower) -> u64 {
+        if follower.was_up { self.timing.silence_ms } else { self.timing.grace_ms }
+    }
+
     /// Takes a copy in that has caught up: first it is required, then, once it has everything, proposed.
     fn admission(&mut self, end: Lsn, committed: Lsn, now_ns: BootNs) -> Option<(Change, Option<Cause>)> {
-        let (epoch, grace_ns) = (self.epoch, self.timing.grace_ms * MS);
+        let (epoch, silence_ns) = (self.epoch, self.timing.silence_ms * MS);
         for at in 0..self.followers.len() {
             let follower = &self.followers[at];
             let Some(member) = follower.member.filter(|m| self.configuration.member(m.node).is_none()) else {
@@ -557,8 +588,8 @@ impl Followers {
                 && follower.leaving_since_ns.is_none()
                 && follower.full_since_ns.is_none()
                 && follower.owing_since_ns.is_none_or(|since_ns| now_ns < since_ns + self.disk_ms * MS)
-                && now_ns >= follower.rejoin_after_ns
-                && now_ns < follower.heard_ns + grace_ns;
+                && now_ns >= follower.strikes.rejoin_after_ns
+                && now_ns < follower.heard_ns + silence_ns;
             let acked = follower.acked;
             let is_live = follower.sent >= committed && follower.under_way_bytes <= LIVE_BYTES;
             let joining = &mut self.followers[at].joining;
@@ -577,22 +608,13 @@ impl Followers {
     #[must_use]
     pub fn next_ns(&self, now_ns: BootNs) -> BootNs {
         let soon = self.required().any(|f| f.down_since_ns.is_some() || f.leaving_since_ns.is_some());
-        now_ns + if soon { 5 * MS } else { self.timing.beacon_ms * MS }
+        let silent_ns = self.required().map(|f| f.heard_ns + self.silence_ms(f) * MS).filter(|at_ns| *at_ns > now_ns);
+        let look_ns = now_ns + if soon { 5 * MS } else { self.timing.beacon_ms * MS };
+        silent_ns.fold(look_ns, BootNs::min)
     }
 }
 
 impl Follower {
-    fn strike(&mut self, is_fault: bool, now_ns: BootNs) {
-        if now_ns >= self.in_sync_since_ns + FORGIVEN_MS * MS {
-            self.strikes = 0;
-        }
-        if is_fault {
-            let pause_ms = (REJOIN_FIRST_MS << self.strikes.min(16)).min(REJOIN_LAST_MS);
-            self.strikes += 1;
-            self.rejoin_after_ns = now_ns + pause_ms * MS;
-        }
-    }
-
     /// The link on which it takes records.
     #[must_use]
     pub fn streaming(&self) -> Option<LinkId> {

@@ -34,7 +34,7 @@ fn configuration(in_sync: &[u32]) -> Configuration {
 impl World {
     /// Three copies; these are in sync at the beginning of the epoch.
     fn new(in_sync: &[u32]) -> World {
-        let (others, timing) = ([NodeId(1), NodeId(2)], Timing::new(GRACE_MS));
+        let (others, timing) = ([1, 2].map(|node| (NodeId(node), Strikes::default())), Timing::new(GRACE_MS));
         let followers = Followers::new(configuration(in_sync), &others, timing, DISK_MS, START_NS);
         World { followers, now_ns: START_NS, end: Lsn(10), committed: Lsn::ZERO, links: 0 }
     }
@@ -379,7 +379,7 @@ fn each_cause_removes_a_copy_at_its_time_and_not_before() {
     let full: Fault = |world| world.acks_with(1, Ack { epoch: EPOCH, durable: Lsn(10), room_bytes: 0, is_whole: true });
     let cases: [(Fault, &[u32], u64, Cause); 5] = [
         (|world| world.loses_link(1), &[1, 2], RENEWAL_MS, Cause::Gone),
-        (|_| (), &[2], GRACE_MS, Cause::Silent),
+        (|_| (), &[2], GRACE_MS * 3 / 4, Cause::Silent),
         (|world| world.writes(20), &[1, 2], DISK_MS, Cause::Slow),
         (full, &[1, 2], GRACE_MS, Cause::Full),
         (|world| world.followers.on_leave(NodeId(1), world.now_ns), &[1, 2], LEAVE_MS, Cause::Leaving),

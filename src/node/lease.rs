@@ -20,6 +20,9 @@ pub struct Timing {
     pub grace_ms: u64,
     /// How long a primary may read on the strength of a beacon.
     pub lease_ms: u64,
+    /// How long a primary waits for a silent copy before it removes it. Shorter than the grace: where the two do not
+    /// hear each other, and all else is well, the primary stays and only the set of copies changes.
+    pub silence_ms: u64,
     /// How often beacons are sent.
     pub beacon_ms: u64,
 }
@@ -28,7 +31,12 @@ impl Timing {
     /// For this `replication.failover_ms`.
     #[must_use]
     pub fn new(failover_ms: u64) -> Self {
-        Self { grace_ms: failover_ms, lease_ms: failover_ms * 9 / 10, beacon_ms: (failover_ms / 6).max(20) }
+        Self {
+            grace_ms: failover_ms,
+            lease_ms: failover_ms * 9 / 10,
+            silence_ms: failover_ms * 3 / 4,
+            beacon_ms: (failover_ms / 6).max(20),
+        }
     }
 }
 

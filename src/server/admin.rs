@@ -182,6 +182,7 @@ fn readyz(server: &Server, verbose: bool) -> Page {
                     state => Some(server.core.why_not(state)),
                 },
             ),
+            ("voter", server.core.why_no_vote()),
             ("disk", server.core.disk_is_slow().then(|| "the disk has not answered for deadlines.disk_ms".to_owned())),
         ];
     let ready = checks.iter().all(|(_, why)| why.is_none());

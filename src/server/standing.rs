@@ -46,10 +46,9 @@ impl<D: Disk> Core<D> {
             Standing::Forming { waits_for } => {
                 return format!("the cluster is not formed yet: it waits for {}", self.names_of(&waits_for));
             }
-            Standing::Mute { waits_for } => {
-                format!(" (as a voter it lost its memory, and waits for {})", self.names_of(&waits_for))
+            Standing::Mute { .. } | Standing::Voter | Standing::NoVoter => {
+                self.why_no_vote().map_or_else(String::new, |why| format!(" ({why})"))
             }
-            Standing::Voter | Standing::NoVoter => String::new(),
         };
         let text = match state {
             CopyState::Settling => "this copy is about to lead: it settles the log with the other copies".to_owned(),
@@ -64,6 +63,17 @@ impl<D: Disk> Core<D> {
             _ => state.as_str().to_owned(),
         };
         format!("{text}{standing}")
+    }
+
+    /// Why this node, a voter, does not vote.
+    #[must_use]
+    pub fn why_no_vote(&self) -> Option<String> {
+        match self.agreement.registers.standing() {
+            Standing::Mute { waits_for } => {
+                Some(format!("as a voter it lost its memory, and waits for {}", self.names_of(&waits_for)))
+            }
+            Standing::Forming { .. } | Standing::Voter | Standing::NoVoter => None,
+        }
     }
 
     /// What becomes of damaged data.

@@ -125,7 +125,8 @@ impl<D: Disk> Store<D> {
                 segment.dead_records += 1;
                 self.compactor.credit_dead(old.bytes);
                 segment.count_out(old.kind, u64::from(old.bytes));
-                self.keys -= u64::from(old.kind == Kind::Set);
+                // As in `count_out`: a damaged record may be of another kind than the one that was counted.
+                self.keys = self.keys.saturating_sub(u64::from(old.kind == Kind::Set));
             }
             Prior::Pending(older) => unreachable!("{older:?} is committed before what supersedes it"),
         }

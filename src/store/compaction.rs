@@ -13,7 +13,7 @@ use super::disk::{Disk, Done};
 use super::hint::{ENTRY_BYTES, HINT_FIXED_BYTES, HintBuilder};
 use super::index::{KeyHash, Position};
 use super::overlay::{Indexed, Prior};
-use super::record::{BadRecord, Kind};
+use super::record::{BadRecord, Kind, Record};
 use super::segment::{DATA_AT, Frame, Head, Seal, Segment, Slot, frame};
 use super::small::PersistId;
 use super::{Fatal, Purpose, Store};
@@ -108,6 +108,8 @@ struct Work {
     /// Where the next frame is read: in this input, at this byte.
     input: usize,
     at: u64,
+    /// The last record that was read of this input.
+    last: Lsn,
     /// The next frame is longer than a chunk: it needs this much.
     need: u64,
     /// The bytes that the last read was started for.
@@ -321,6 +323,7 @@ impl<D: Disk> Store<D> {
             step,
             input: 0,
             at: DATA_AT,
+            last: Lsn::ZERO,
             need: 0,
             asked: 0,
             chunk: Vec::new(),
@@ -360,7 +363,12 @@ impl<D: Disk> Store<D> {
         };
         let segment = self.segments.get(*slot);
         if work.at >= segment.end {
-            (work.input, work.at, work.need) = (work.input + 1, DATA_AT, 0);
+            if !segment.is_dead() {
+                let reason = "records that are in use were not found in it".to_owned();
+                self.corrupt(segment.head.seq.log_name(), work.at, reason);
+                return Ok(None);
+            }
+            (work.input, work.at, work.last, work.need) = (work.input + 1, DATA_AT, Lsn::ZERO, 0);
             return Ok(Some(0));
         }
         let (file, name) = (segment.file, segment.head.seq.log_name());
@@ -400,7 +408,7 @@ impl<D: Disk> Store<D> {
     /// was asked for.
     fn copy(&mut self, work: &mut Work, chunk: &[u8], is_all: bool) -> Result<u64, Fatal> {
         let slot = work.inputs[work.input];
-        let (salt, end) = (self.segments.get(slot).head.salt, self.segments.get(slot).end);
+        let Segment { head: Head { salt, .. }, end, first, last, .. } = *self.segments.get(slot);
         let output_at = self.segments.get(work.output).end;
         let mut taken = 0;
         // What the frame before this needed says nothing any more.
@@ -418,26 +426,43 @@ impl<D: Disk> Store<D> {
                     return Ok(0);
                 }
             };
-            // A jump needs no copy: a compacted segment's lsns may have gaps.
-            if let Frame::Record(record) = found
-                && record.kind != Kind::Jump
-            {
-                let (hash, old) = (self.hash(record.key), Position { slot, at });
-                let is_live = self.index.holds(hash, old);
-                if is_live && record.kind == Kind::Delete && record.lsn <= work.droppable {
-                    self.drop_tombstone(hash, old, bytes as u64);
-                } else if is_live {
-                    let position = Position { slot: work.output, at: output_at + work.copied.len() as u64 };
-                    let new = Indexed { position, bytes: bytes as u32, kind: record.kind };
-                    work.moves.push(Move { hash, old, new });
-                    work.copied.extend_from_slice(&chunk[taken..taken + bytes]);
+            if let Frame::Record(record) = found {
+                // A start reads no segment that has a hint: a sound record at a place that is not its own shows here.
+                let is_in_place = record.lsn > work.last && (first..=last).contains(&record.lsn);
+                let [old, new] = [(slot, at), (work.output, output_at + work.copied.len() as u64)]
+                    .map(|(slot, at)| Position { slot, at });
+                if !is_in_place || !self.take_over(work, &record, old, new, &chunk[taken..taken + bytes]) {
+                    let reason = format!("record {} of {bytes} bytes does not belong there", record.lsn.0);
+                    self.corrupt(self.segments.get(slot).head.seq.log_name(), at, reason);
+                    return Ok(0);
                 }
+                work.last = record.lsn;
             }
             taken += bytes;
         }
         work.at += taken as u64;
         self.move_over(work)?;
         Ok(taken as u64)
+    }
+
+    /// Copies a record from one position to the other, if it is live; a tombstone may be dropped instead. `false`: it is
+    /// longer than what had been counted.
+    fn take_over(&mut self, work: &mut Work, record: &Record<'_>, old: Position, to: Position, frame: &[u8]) -> bool {
+        let (hash, bytes, kind) = (self.hash(record.key), frame.len(), record.kind);
+        // A jump needs no copy: a compacted segment's lsns may have gaps.
+        if kind == Kind::Jump || !self.index.holds(hash, old) {
+            return true;
+        }
+        if kind == Kind::Delete && record.lsn <= work.droppable {
+            self.drop_tombstone(hash, old, bytes as u64);
+            return true;
+        }
+        if to.at + bytes as u64 > self.segments.get(work.output).reserved {
+            return false;
+        }
+        work.moves.push(Move { hash, old, new: Indexed { position: to, bytes: bytes as u32, kind } });
+        work.copied.extend_from_slice(frame);
+        true
     }
 
     fn drop_tombstone(&mut self, hash: KeyHash, at: Position, bytes: u64) {

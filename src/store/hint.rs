@@ -14,8 +14,8 @@
 
 use super::disk::{Disk, FileId};
 use super::index::KeyHash;
-use super::record::{Kind, put, u32_at, u64_at, u128_at};
-use super::segment::{FORMAT, Head, Seal, Slot};
+use super::record::{Kind, MAX_RECORD_BYTES, put, u32_at, u64_at, u128_at};
+use super::segment::{DATA_AT, FORMAT, Head, Seal, Slot};
 use super::space::is_full;
 use super::{Fatal, Store};
 use crate::id::{Lsn, Uuid};
@@ -144,7 +144,9 @@ impl HintFile {
             let end = at + count as usize * ENTRY_BYTES;
             let sound = bytes.get(at..end).is_some_and(|group_bytes| {
                 let crc = u32_at(&bytes, TABLE_AT + group * 8 + 4);
-                let in_place = |e: Entry| e.at + u64::from(e.bytes) <= seal.end;
+                let in_place = |e: Entry| {
+                    e.at >= DATA_AT && e.at + u64::from(e.bytes) <= seal.end && e.bytes as usize <= MAX_RECORD_BYTES
+                };
                 crc32c::crc32c(group_bytes) == crc
                     && group_bytes.chunks_exact(ENTRY_BYTES).all(|entry| in_place(Entry::decode(entry)))
             });

@@ -16,6 +16,7 @@
 //! when that is durable are the loser's files removed. Numbers are never used twice while names of them may be left.
 
 use super::disk::{Disk, Done, FileId, Lane, OpId};
+use super::record::COUNT_END;
 use super::recovery::{is_unused, read_heads, read_if_there};
 use super::segment::FORMAT;
 use super::space::is_full;
@@ -29,6 +30,8 @@ pub(super) const NODE_NAME: &str = "node";
 pub(super) const VOTER_NAME: &str = "voter";
 const NODE_MAGIC: &[u8; 8] = b"dkv-node";
 const VOTER_MAGIC: &[u8; 8] = b"dkv-vote";
+/// No grace was ever granted that is so long; as nanoseconds it is added to a clock.
+const GRACE_END_MS: u64 = 1 << 40;
 /// The least space that is kept for the next version of a file, in bytes.
 const KEPT_BYTES: u64 = 4096;
 
@@ -134,7 +137,8 @@ impl NodeState {
         let [generation, largest_grace_ms] = [fields.u64()?, fields.u64()?];
         let address = std::str::from_utf8(take_bytes(fields)?).ok()?.parse().ok()?;
         let formation = take_bytes(fields)?.to_vec();
-        is_sealed(fields).then_some(NodeState { address, generation, formation, largest_grace_ms })
+        let is_lawful = is_sealed(fields) && generation < COUNT_END && largest_grace_ms < GRACE_END_MS;
+        is_lawful.then_some(NodeState { address, generation, formation, largest_grace_ms })
     }
 }
 
@@ -181,7 +185,7 @@ pub(super) fn prefix_of(generation: u64) -> String {
 
 /// The generation whose file has this name.
 fn generation_of(name: &str) -> Option<u64> {
-    let number = name.split_once('-')?.0.parse().ok()?;
+    let number = name.split_once('-')?.0.parse().ok().filter(|number| *number < COUNT_END)?;
     name.starts_with(&prefix_of(number)).then_some(number)
 }
 

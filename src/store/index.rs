@@ -78,6 +78,12 @@ impl KeyHash {
         KeyHash(hasher.finish128().as_u128())
     }
 
+    /// Whether an index has one entry for either: of a record, not even its place can tell whose it is.
+    #[must_use]
+    pub fn is_alike(self, other: KeyHash) -> bool {
+        self.table() == other.table() && self.fingerprint() == other.fingerprint()
+    }
+
     fn table(self) -> usize {
         (self.0 >> (128 - TABLE_BITS)) as usize
     }

@@ -256,6 +256,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<usize, LogRead> {
         let segment = self.segments.get(slot);
         let (salt, end, may_have_gaps) = (segment.head.salt, segment.end, segment.head.compacted);
+        let last = segment.last;
         let mut place = cursor.enter(segment);
         let [before, mut taken] = [out.len(), 0];
         while taken < chunk.len() && cursor.seen < self.log.written {
@@ -271,7 +272,9 @@ impl<D: Disk> Store<D> {
             };
             if let Frame::Record(record) = found {
                 let is_next = record.lsn == place.passed.next();
-                if !is_next && !(record.lsn > place.passed && (may_have_gaps || record.kind == Kind::Jump)) {
+                let may_follow = record.lsn > place.passed && (may_have_gaps || record.kind == Kind::Jump);
+                // A sound record of a later file, in the midst of one with gaps, would hide those between.
+                if !(is_next || may_follow) || record.lsn > last {
                     let reason = format!("record {} stands behind {}", record.lsn.0, place.passed.0);
                     return Err(self.bad_log(slot, place.at, reason));
                 }

@@ -135,7 +135,11 @@ impl<D: Disk> Store<D> {
                 (Bytes::Scratch(len), _) => &self.scratch[..*len],
                 (Bytes::Arrived, None) => unreachable!("fetch says Arrived only of what it was given"),
             };
-            match record::decode(slice) {
+            let segment = self.segments.get(candidate.position.slot);
+            let reason = match record::decode(slice) {
+                Ok((found, _)) if !(segment.first..=segment.last).contains(&found.lsn) => {
+                    format!("record {} stands there, which is not of this file", found.lsn.0)
+                }
                 Ok((found, taken)) if found.key == key => {
                     let position = candidate.position;
                     let place = Indexed { position, bytes: taken as u32, kind: found.kind };
@@ -143,9 +147,13 @@ impl<D: Disk> Store<D> {
                     let (lsn, value) = (found.lsn, start..start + found.value.len());
                     return Look::Found { lsn, place, bytes, value };
                 }
-                Ok(_) => {}
-                Err(reason) => return self.bad_record(candidate, &reason.to_string()),
-            }
+                // The index cannot tell these two keys apart: another candidate may be the one.
+                Ok((found, _)) if self.hash(found.key).is_alike(hash) => continue,
+                // A sound record, but not the one that was written there.
+                Ok((found, _)) => format!("record {} stands there, where another key's belongs", found.lsn.0),
+                Err(reason) => reason.to_string(),
+            };
+            return self.bad_record(candidate, &reason);
         }
         Look::Absent
     }

@@ -263,7 +263,7 @@ impl<D: Disk> Store<D> {
                         uncommitted.push(Uncommitted { lsn: record.lsn, key: record.key.to_vec(), place });
                     }
                 }
-                Ok(None) if head.compacted || scan.expected == seal.last.next() => return Ok((all, to_index)),
+                Ok(None) if seal.is_end(scan.expected, head) => return Ok((all, to_index)),
                 Ok(None) => {
                     let reason =
                         format!("its records end with {}, but its seal says {}", scan.expected.0 - 1, seal.last.0);

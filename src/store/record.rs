@@ -17,6 +17,10 @@ pub const MAX_VALUE_BYTES: usize = 64 << 20;
 /// The longest record, padding included, in bytes.
 pub const MAX_RECORD_BYTES: usize = padded(RECORD_HEADER + MAX_KEY_BYTES + MAX_VALUE_BYTES);
 
+/// Counts that grow by one at a time (lsns, epochs, numbers of files) never come near this. One that was read and does
+/// is no count, checksum or not; so a step from any that was read cannot overflow.
+pub(super) const COUNT_END: u64 = 1 << 62;
+
 const CRC_AT: usize = 0;
 const LENGTH_AT: usize = 4;
 const LSN_AT: usize = 8;
@@ -220,9 +224,13 @@ fn fields(bytes: &[u8], length: usize) -> Result<Record<'_>, BadRecord> {
     if (key_end == RECORD_HEADER) != is_jump || key_end > length || !reserved_is_zero || !jumps_rightly {
         return Err(BadRecord::Field);
     }
+    let [lsn, epoch] = [LSN_AT, EPOCH_AT].map(|at| u64_at(bytes, at));
+    if lsn >= COUNT_END || epoch >= COUNT_END {
+        return Err(BadRecord::Field);
+    }
     Ok(Record {
-        lsn: Lsn(u64_at(bytes, LSN_AT)),
-        epoch: Epoch(u64_at(bytes, EPOCH_AT)),
+        lsn: Lsn(lsn),
+        epoch: Epoch(epoch),
         kind,
         expiry_ms: u64_at(bytes, EXPIRY_AT),
         key: &bytes[RECORD_HEADER..key_end],
@@ -254,11 +262,9 @@ pub fn decode_mark(bytes: &[u8], salt: u64) -> Option<Mark> {
         && bytes[KIND_AT] == MARK_KIND
         && u32_at(bytes, LENGTH_AT) == MARK_BYTES as u32
         && crc32c::crc32c(&bytes[LENGTH_AT..]) == u32_at(bytes, CRC_AT);
-    is_mark.then(|| Mark {
-        last: Lsn(u64_at(bytes, MARK_LAST_AT)),
-        synced: Lsn(u64_at(bytes, MARK_SYNCED_AT)),
-        committed: Lsn(u64_at(bytes, MARK_COMMITTED_AT)),
-    })
+    let [last, synced, committed] = [MARK_LAST_AT, MARK_SYNCED_AT, MARK_COMMITTED_AT].map(|at| Lsn(u64_at(bytes, at)));
+    let is_lawful = committed <= synced && synced <= last && last.0 < COUNT_END;
+    (is_mark && is_lawful).then_some(Mark { last, synced, committed })
 }
 
 #[cfg(test)]
@@ -269,7 +275,7 @@ mod tests {
     fn any_record() -> impl Strategy<Value = (u64, u64, bool, u64, Vec<u8>, Vec<u8>)> {
         let bytes = proptest::collection::vec(any::<u8>(), 1..300);
         let value = proptest::collection::vec(any::<u8>(), 0..600);
-        (any::<u64>(), any::<u64>(), any::<bool>(), any::<u64>(), bytes, value)
+        (0..COUNT_END, 0..COUNT_END, any::<bool>(), any::<u64>(), bytes, value)
     }
 
     fn encoded((lsn, epoch, set, expiry_ms, key, value): &(u64, u64, bool, u64, Vec<u8>, Vec<u8>)) -> Vec<u8> {
@@ -305,7 +311,7 @@ mod tests {
         }
 
         #[test]
-        fn a_mark_is_found_with_its_own_salt_only(a in any::<u64>(), b in any::<u64>(), salt in any::<u64>(), other in any::<u64>()) {
+        fn a_mark_is_found_with_its_own_salt_only(a in 0..COUNT_END, b in 0..COUNT_END, salt in any::<u64>(), other in any::<u64>()) {
             let mark = Mark { last: Lsn(a.max(b)), synced: Lsn(a.max(b)), committed: Lsn(a.min(b)) };
             let bytes = encode_mark(mark, salt);
             prop_assert_eq!(decode_mark(&bytes, salt), Some(mark));
@@ -335,6 +341,22 @@ mod tests {
             put(&mut bytes, CRC_AT, &crc.to_le_bytes());
             assert_eq!(decode(&bytes), Err(BadRecord::Field), "{record:?} as kind {kind}");
         }
+    }
+
+    /// A checksum fits these, too: such numbers would overflow at the next step.
+    #[test]
+    fn numbers_that_nothing_counts_to_are_refused() {
+        let good = Record { lsn: Lsn(9), epoch: Epoch(2), kind: Kind::Set, expiry_ms: 0, key: b"k", value: b"v" };
+        for bad in [Record { lsn: Lsn(u64::MAX), ..good }, Record { epoch: Epoch(COUNT_END), ..good }] {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &bad);
+            assert_eq!(decode(&bytes), Err(BadRecord::Field), "{bad:?}");
+        }
+        let mut mark = encode_mark(Mark { last: Lsn(9), synced: Lsn(9), committed: Lsn(9) }, 7);
+        put(&mut mark, MARK_SYNCED_AT, &10_u64.to_le_bytes());
+        let crc = crc32c::crc32c(&mark[LENGTH_AT..]);
+        put(&mut mark, CRC_AT, &crc.to_le_bytes());
+        assert_eq!(decode_mark(&mark, 7), None, "more is synced than is there");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Never: the index, when a segment is written or removed.
 
 use super::disk::FileId;
-use super::record::{self, BadRecord, Kind, Mark, Record, put, u32_at, u64_at, u128_at};
+use super::record::{self, BadRecord, COUNT_END, Kind, Mark, Record, put, u32_at, u64_at, u128_at};
 use crate::id::{Lsn, Uuid};
 
 /// Where a segment's records begin: behind two sectors, one for the head and one for the seal, so that writing
@@ -112,14 +112,15 @@ impl Head {
             && u32_at(bytes, 8) == FORMAT
             && u32_at(bytes, 12) <= 1
             && crc32c::crc32c(&bytes[..HEAD_BYTES - 4]) == u32_at(bytes, HEAD_BYTES - 4);
-        sound.then(|| Head {
+        let head = sound.then(|| Head {
             store: Uuid(u128_at(bytes, 16)),
             seq: Seq(u64_at(bytes, 32)),
             seq_to: Seq(u64_at(bytes, 40)),
             salt: u64_at(bytes, 48),
             compacted: u32_at(bytes, 12) == 1,
             purged: Lsn(u64_at(bytes, 56)),
-        })
+        });
+        head.filter(|head| head.seq <= head.seq_to && head.seq_to.0 < COUNT_END && head.purged.0 < COUNT_END)
     }
 }
 
@@ -149,12 +150,25 @@ impl Seal {
         let sound = bytes.starts_with(SEAL_MAGIC)
             && u64_at(bytes, 8) == salt
             && crc32c::crc32c(&bytes[..SEAL_BYTES - 4]) == u32_at(bytes, SEAL_BYTES - 4);
-        sound.then(|| Seal {
+        let seal = sound.then(|| Seal {
             first: Lsn(u64_at(bytes, 16)),
             last: Lsn(u64_at(bytes, 24)),
             end: u64_at(bytes, 32),
             committed: Lsn(u64_at(bytes, 40)),
-        })
+        });
+        seal.filter(Seal::is_lawful)
+    }
+
+    /// Whether a segment's records may end before this one. What compaction left out leaves gaps, at the end, too.
+    pub(super) fn is_end(&self, next: Lsn, head: &Head) -> bool {
+        next == self.last.next() || (head.compacted && next <= self.last)
+    }
+
+    /// Whether a segment can be so.
+    fn is_lawful(&self) -> bool {
+        let counts = [self.first, self.last, self.committed].iter().all(|lsn| lsn.0 < COUNT_END);
+        let spans = || self.first > Lsn::ZERO && self.first <= self.last.next();
+        counts && spans() && self.end >= DATA_AT && self.end.is_multiple_of(record::ALIGN as u64)
     }
 }
 
@@ -253,16 +267,20 @@ impl Segment {
         }
     }
 
-    /// The index does not point to one of its records any more.
+    /// The index does not point to one of its records any more. A damaged one may be of another kind or length than
+    /// when it was counted in; compaction notices, at the file's end, that this does not come out even.
     pub fn count_out(&mut self, kind: Kind, bytes: u64) {
-        match kind {
-            Kind::Set => (self.live_records, self.live_bytes) = (self.live_records - 1, self.live_bytes - bytes),
-            Kind::Delete => {
-                (self.tombstone_records, self.tombstone_bytes) =
-                    (self.tombstone_records - 1, self.tombstone_bytes - bytes);
-            }
+        let (records, all) = match kind {
+            Kind::Set => (&mut self.live_records, &mut self.live_bytes),
+            Kind::Delete => (&mut self.tombstone_records, &mut self.tombstone_bytes),
             Kind::Jump => unreachable!("the index points to no jump"),
-        }
+        };
+        (*records, *all) = (records.saturating_sub(1), all.saturating_sub(bytes));
+    }
+
+    /// Whether the index points to none of its records.
+    pub fn is_dead(&self) -> bool {
+        [self.live_records, self.live_bytes, self.tombstone_records, self.tombstone_bytes] == [0; 4]
     }
 }
 
@@ -367,6 +385,33 @@ mod tests {
             let in_seal = bit / 8 >= SEAL_AT;
             assert_eq!(Head::decode(&bad).is_none(), in_head, "bit {bit}");
             assert_eq!(Seal::decode(&bad, head().salt).is_none(), in_seal, "bit {bit}");
+        }
+    }
+
+    /// A checksum fits these, too.
+    #[test]
+    fn spans_that_no_segment_has_are_refused() {
+        let decoded = |seal: Seal| {
+            let mut file = vec![0; DATA_AT as usize];
+            put(&mut file, SEAL_AT, &seal.encode(7));
+            Seal::decode(&file, 7)
+        };
+        let good = Seal { first: Lsn(5), last: Lsn(4), end: 1024, committed: Lsn(3) };
+        assert_eq!(decoded(good), Some(good), "nothing may be left of a segment");
+        for bad in [
+            Seal { first: Lsn(6), ..good },
+            Seal { first: Lsn(0), ..good },
+            Seal { last: Lsn(u64::MAX), ..good },
+            Seal { committed: Lsn(COUNT_END), ..good },
+            Seal { end: 1016, ..good },
+            Seal { end: 1028, ..good },
+        ] {
+            assert_eq!(decoded(bad), None, "{bad:?}");
+        }
+        let mut file = vec![0; DATA_AT as usize];
+        for bad in [Head { seq_to: Seq(u64::MAX), ..head() }, Head { seq_to: Seq(2), ..head() }] {
+            put(&mut file, 0, &bad.encode());
+            assert_eq!(Head::decode(&file), None, "{bad:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Owns: the small state: what a copy must not forget and that is not in its log, and its bytes.
 //! Never: what any of it means to leases or elections.
 
-use super::record::{u32_at, u64_at, u128_at};
+use super::record::{COUNT_END, u32_at, u64_at, u128_at};
 use super::segment::FORMAT;
 use crate::id::{Epoch, Lsn, Uuid};
 
@@ -135,7 +135,10 @@ impl SmallState {
         }
         let crc = crc32c::crc32c(&fields.bytes[..fields.at]);
         let sound = fields.u32()? == crc;
-        sound.then_some(SmallState {
+        let grows = lineage.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);
+        let last = lineage.last().map_or(0, |(epoch, start)| epoch.0.max(start.0));
+        let is_lawful = grows && whole <= 1 && [last, epoch, floor, cuts].iter().all(|count| *count < COUNT_END);
+        (sound && is_lawful).then_some(SmallState {
             store: Uuid(store),
             hash_seed,
             epoch: Epoch(epoch),
@@ -218,6 +221,21 @@ mod tests {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(SmallState::decode(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    /// A checksum fits these, too: what is done with a state rests on these laws.
+    #[test]
+    fn a_state_that_breaks_its_laws_is_damaged() {
+        for bad in [
+            SmallState { lineage: vec![(Epoch(7), Lsn(1)), (Epoch(1), Lsn(900))], ..state() },
+            SmallState { lineage: vec![(Epoch(1), Lsn(900)), (Epoch(7), Lsn(900))], ..state() },
+            SmallState { lineage: vec![(Epoch(1), Lsn(u64::MAX))], ..state() },
+            SmallState { epoch: Epoch(u64::MAX), ..state() },
+            SmallState { tombstone_floor: Lsn(u64::MAX), ..state() },
+            SmallState { cuts: u64::MAX, ..state() },
+        ] {
+            assert_eq!(SmallState::decode(&bad.encode()), Err(BadState::Damaged), "{bad:?}");
         }
     }
 

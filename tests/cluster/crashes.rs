@@ -7,9 +7,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::request;
 use crate::support::cluster::Cluster;
 use crate::support::http::{Client, Response};
-use crate::{etag, request};
 
 /// What a key may hold: one state, or two while the outcome of a write is unknown. `None`: no value.
 type State = Option<String>;
@@ -92,7 +92,7 @@ impl<'a> Writer<'a> {
         } else {
             assert_eq!(found, known.state, "{line}");
         }
-        known.tag = if found.is_some() { etag(&answer) } else { 0 };
+        known.tag = if found.is_some() { answer.etag() } else { 0 };
         known.state = found;
         Some(())
     }
@@ -123,7 +123,7 @@ impl<'a> Writer<'a> {
         let known = &mut self.keys[at];
         match answer.as_ref().map(|answer| answer.status) {
             Some(200 | 201) => {
-                known.tag = if next.is_some() { etag(answer.as_ref().unwrap()) } else { 0 };
+                known.tag = if next.is_some() { answer.as_ref().unwrap().etag() } else { 0 };
                 known.state = next;
                 self.counts.answered.fetch_add(1, Ordering::Relaxed);
             }

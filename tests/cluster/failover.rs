@@ -5,8 +5,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use crate::load::{Load, Watch};
 use crate::support::cluster::Cluster;
+use crate::support::load::{Load, Watch};
 
 /// Longer than any lease or grace, and than the silence after which a link is given up.
 const STANDSTILL: Duration = Duration::from_secs(3);

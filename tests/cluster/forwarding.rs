@@ -4,7 +4,7 @@ use std::thread;
 
 use crate::support::cluster::Cluster;
 use crate::support::http::{Client, Response};
-use crate::{escaped, etag, get, is, request, set};
+use crate::{escaped, get, is, request, set};
 
 /// The sizes of the example: four shards of two nodes.
 fn sample() -> Cluster {
@@ -151,7 +151,7 @@ fn reads_are_the_same_with_their_etag() {
     let cluster = sample();
     let key = cluster.key(2, 0);
     let mut primary = cluster.client(cluster.primary(2));
-    let tag = etag(&set(&mut cluster.client(1), &key, b"value"));
+    let tag = set(&mut cluster.client(1), &key, b"value").etag();
     for call in ["GET", "HEAD"] {
         let line = format!("{call} /get?key={key}");
         let without_date = |mut answer: Response| {
@@ -159,7 +159,7 @@ fn reads_are_the_same_with_their_etag() {
             answer
         };
         let own = without_date(primary.call(&line, ""));
-        assert_eq!(etag(&own), tag);
+        assert_eq!(own.etag(), tag);
         for node in 0..cluster.nodes() {
             assert_eq!(own, without_date(cluster.client(node).call(&line, "")), "{line} at {node}");
         }

@@ -10,7 +10,6 @@ mod failover;
 mod failures;
 mod forwarding;
 mod limits;
-mod load;
 mod orderly;
 mod reform;
 mod tables;
@@ -41,10 +40,4 @@ fn request(line: &str, body: &[u8]) -> Vec<u8> {
 fn is(response: &Response, status: u16, body: &[u8]) {
     assert_eq!(response.status, status, "{response:?}");
     assert!(response.body == body, "{response:?}");
-}
-
-/// The lsn in an answer's ETag.
-fn etag(response: &Response) -> u64 {
-    let tag = response.header("etag").unwrap_or_else(|| panic!("no ETag: {response:?}"));
-    tag.trim_matches('"').parse().unwrap()
 }

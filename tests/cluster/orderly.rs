@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::load::Load;
 use crate::support::cluster::Cluster;
+use crate::support::load::Load;
 
 fn launch(cluster: &Cluster, words: &[&str]) {
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("launch.sh"))

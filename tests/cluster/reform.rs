@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use crate::support::cluster::Cluster;
 use crate::support::http::Client;
 use crate::support::process::free_address;
-use crate::{etag, get, is, set};
+use crate::{get, is, set};
 
 const KEYS: usize = 20;
 
@@ -74,7 +74,7 @@ fn filled() -> (Cluster, [u64; 2]) {
         for n in 0..KEYS {
             let answer = set(&mut client, &cluster.key(shard, n), format!("value {n}").as_bytes());
             assert_eq!(answer.status, 201, "{answer:?}");
-            *tag = etag(&answer).max(*tag);
+            *tag = answer.etag().max(*tag);
         }
         cluster.wait_until_whole(shard);
     }
@@ -124,7 +124,7 @@ fn another_table_keeps_all_data_and_its_copies_fail_over() {
         new.wait_until_whole(shard);
         has_all(&mut client, &new, shard);
         let answer = set(&mut client, &new.key(shard, KEYS), b"new");
-        assert!(answer.status == 201 && etag(&answer) > *tag, "{answer:?}");
+        assert!(answer.status == 201 && answer.etag() > *tag, "{answer:?}");
     }
     let leader = new.leader(0);
     new.kill(leader);
@@ -167,7 +167,7 @@ fn a_lost_majority_is_refused_and_its_loss_can_be_accepted() {
         old.wait_until_whole(shard);
         has_all(&mut client, &old, shard);
         let answer = set(&mut client, &old.key(shard, KEYS), b"new");
-        assert!(answer.status == 201 && etag(&answer) > (1 << 48).max(*tag), "{answer:?}");
+        assert!(answer.status == 201 && answer.etag() > (1 << 48).max(*tag), "{answer:?}");
     }
 }
 

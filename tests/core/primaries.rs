@@ -125,7 +125,10 @@ fn a_lease_spares_the_question_until_it_lapses() {
     let (mine, _) = keys(&world);
     world.pass(100);
     world.replica_grants();
-    world.pass(539);
+    world.pass(300);
+    // It is heard, but grants nothing.
+    world.replica_has(0);
+    world.pass(239);
     let get = world.ask(1, &op(Verb::Get, &mine[0], ""));
     assert_eq!(world.answer_of(get), Some("NotFound"));
     // From the sending of the beacon, not from the arrival of the grant.

@@ -5,7 +5,7 @@
 use super::node::{LogView, Node, View, name, told};
 use super::workload::Noted;
 use crate::support::linear::Got;
-use dkv::configuration::Configuration;
+use dkv::configuration::{Configuration, Member};
 use dkv::id::{Epoch, Lsn, NodeId, ShardId, Uuid};
 use dkv::node::lineage::epoch_of;
 use dkv::store::record;
@@ -42,6 +42,9 @@ struct Written {
     value: u64,
 }
 
+/// What records of one lsn made of a key, each in another epoch.
+type Versions = Vec<(Epoch, Option<u64>)>;
+
 /// A log as its writes show it.
 #[derive(Debug, Default)]
 struct Shadow {
@@ -58,6 +61,8 @@ const COMPARED: usize = 300;
 pub struct Checks {
     /// Every record that was ever written, anywhere.
     written: HashMap<(ShardId, Lsn), Vec<Written>>,
+    /// The records of each key: whether it has a value from then on, and which.
+    of_key: HashMap<(ShardId, Vec<u8>), BTreeMap<Lsn, Versions>>,
     /// The logs of each node's generations.
     shadows: HashMap<(NodeId, u64), Shadow>,
     /// By what a generation holds.
@@ -73,6 +78,8 @@ pub struct Checks {
     pub robbed: BTreeSet<NodeId>,
     /// Nodes on whose disk a bit was flipped.
     pub rotten: BTreeSet<NodeId>,
+    /// The process that was looked at last has just begun to serve.
+    pub serves_anew: bool,
     pub seen: Seen,
 }
 
@@ -108,6 +115,9 @@ impl Checks {
                 None => {
                     let value = super::workload::value_id(found.value);
                     known.push(Written { epoch: found.epoch, content, value });
+                    let value = (found.kind == record::Kind::Set).then_some(value);
+                    let of_key = self.of_key.entry((shard, found.key.to_vec())).or_default();
+                    of_key.entry(found.lsn).or_default().push((found.epoch, value));
                 }
             }
         }
@@ -119,7 +129,11 @@ impl Checks {
         let Some(view) = node.view(now) else { return Ok(()) };
         let before = match self.views.remove(&node.id) {
             Some((start, before)) if start == node.starts => before,
-            _ => View::default(),
+            Some((_, before)) => {
+                self.restarted(node, &before, &view)?;
+                View::default()
+            }
+            None => View::default(),
         };
         let letter = node.name();
         let goes_back = |what: &str| Err(format!("{what} of {letter} went back: {before:?}, now {view:?}"));
@@ -136,10 +150,25 @@ impl Checks {
         if view.committed > view.durable {
             return Err(format!("{letter} has committed what is not durable there: {view:?}"));
         }
+        if view.durable > view.end {
+            return Err(format!("{letter} takes for durable what its log does not hold: {view:?}"));
+        }
         if view.is_damaged && !self.rotten.contains(&node.id) {
             return Err(format!("{letter} finds its data damaged, but nothing has damaged it: {}", node.damage()));
         }
+        let is_in = matches!(view.state, CopyState::Serving | CopyState::InSync);
+        let me = Member { node: node.id, store: view.store };
+        if let Some(known) = view.configuration.as_ref().filter(|known| is_in && !known.in_sync.contains(&me)) {
+            return Err(format!(
+                "{letter} takes itself for in sync, but it is not what {} names: {view:?}",
+                told(known)
+            ));
+        }
+        self.serves_anew = view.state == CopyState::Serving && before.state != CopyState::Serving;
         self.lineage(node)?;
+        if view.committed > before.committed {
+            self.agree(node, &view, nodes)?;
+        }
         self.count(&before, &view);
         let is_news = view.configuration != before.configuration;
         if is_news && let (Some(shard), Some(configuration)) = (node.shard, view.configuration.clone()) {
@@ -149,8 +178,43 @@ impl Checks {
         Ok(())
     }
 
+    /// A process began on the data that another one left.
+    fn restarted(&mut self, node: &Node, before: &View, now: &View) -> Result<(), String> {
+        if now.store == before.store && now.end < before.committed && !now.is_damaged {
+            let letter = node.name();
+            return Err(format!(
+                "{letter} has lost what was committed, and takes its log for whole: {before:?}, now {now:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a copy has committed is what the others have committed.
+    fn agree(&self, node: &Node, now: &View, nodes: &[Node]) -> Result<(), String> {
+        let (Some(mine), Some(shard)) = (node.log(), node.shard) else { return Ok(()) };
+        // An operator who forces a copy to lead gives up what others have committed.
+        if self.newest(shard).is_some_and(|newest| newest.forced > 0) {
+            return Ok(());
+        }
+        let at = now.committed;
+        for other in nodes.iter().filter(|other| other.id != node.id && other.shard == node.shard) {
+            let has_it = |(start, its): &&(u64, View)| *start == other.starts && its.committed >= at;
+            let Some((_, its)) = self.views.get(&other.id).filter(has_it) else { continue };
+            let Some(theirs) = other.log().filter(|log| log.store == its.store) else { continue };
+            let epochs = (epoch_of(&mine.lineage, at), epoch_of(&theirs.lineage, at));
+            if let (Some((epoch, _)), Some((its, _))) = epochs
+                && epoch != its
+            {
+                let (letter, other) = (node.name(), other.name());
+                return Err(format!("{letter} has committed {at:?} of {epoch:?}, but {other} has one of {its:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// The directory is another one.
     pub fn replaced(&mut self, node: NodeId) {
+        self.views.remove(&node);
         self.shadows.retain(|(its, _), _| *its != node);
         self.generations.retain(|(its, _), _| *its != node);
         self.lineages.remove(&node);
@@ -278,6 +342,18 @@ impl Checks {
         let written = self.written.get(&(shard, Lsn(lsn))).into_iter().flatten().find(|w| w.value == value);
         let its = epoch_of(&log.lineage, Lsn(lsn));
         written.is_some_and(|written| its.is_none_or(|(epoch, _)| epoch == written.epoch))
+    }
+
+    /// What a log says of a key, up to some record of it: lsn and value. `None`: its lineage does not reach back so far.
+    pub fn said(&self, shard: ShardId, key: &[u8], upto: Lsn, log: &LogView) -> Option<Option<(u64, u64)>> {
+        let Some(records) = self.of_key.get(&(shard, key.to_vec())) else { return Some(None) };
+        for (lsn, versions) in records.range(..=upto).rev() {
+            let (its, _) = epoch_of(&log.lineage, *lsn)?;
+            if let Some((_, value)) = versions.iter().find(|(epoch, _)| *epoch == its) {
+                return Some(value.map(|value| (lsn.0, value)));
+            }
+        }
+        Some(None)
     }
 
     /// What must hold of all nodes together, in true time.

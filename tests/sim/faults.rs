@@ -45,10 +45,12 @@ pub enum Fault {
     Wipe,
     /// The directory is what it was some time ago.
     OldImage,
+    /// One node of a whole cluster fails for some time, and nothing else: the others must go on.
+    Island,
 }
 
 /// All of them, and about how long it takes from one to the next where they occur, in seconds.
-const ALL: [(Fault, u64); 24] = [
+const ALL: [(Fault, u64); 25] = [
     (Fault::Kill, 4),
     (Fault::PowerLoss, 6),
     (Fault::PowerLossInCall, 6),
@@ -73,6 +75,7 @@ const ALL: [(Fault, u64); 24] = [
     (Fault::Rot, 6),
     (Fault::Wipe, 6),
     (Fault::OldImage, 5),
+    (Fault::Island, 6),
 ];
 
 /// What a seed drew.
@@ -87,9 +90,10 @@ pub struct Mix {
 }
 
 impl Fault {
-    /// Whether it takes data away for good: there must be another copy of all of it, and a majority of the voters.
-    pub fn robs(self) -> bool {
-        matches!(self, Fault::Rot | Fault::Wipe | Fault::OldImage)
+    /// Whether it strikes only where all is whole: it takes data away for good, of which there must be another copy, or
+    /// it shows what the others owe meanwhile.
+    pub fn wants_calm(self) -> bool {
+        matches!(self, Fault::Rot | Fault::Wipe | Fault::OldImage | Fault::Island)
     }
 }
 

@@ -14,6 +14,7 @@ mod network;
 mod node;
 mod stories;
 mod trace;
+mod voter;
 mod workload;
 mod world;
 
@@ -66,7 +67,7 @@ fn shape(seed: u64) -> Shape {
         keys,
         hot,
         pause_ns: 2 * SECOND * streams / calls_a_second,
-        longest_value: *dice.pick(&[50, 500, 5_000]).unwrap(),
+        longest_value: *dice.pick(&[50, 500, 5_000, 16_000]).unwrap(),
         get_percent: 20 + dice.below(50),
         condition_percent: *dice.pick(&[0, 20, 50]).unwrap(),
         stale_percent: *dice.pick(&[0, 10]).unwrap(),
@@ -148,7 +149,7 @@ fn seeds() {
 }
 
 /// A run in which nothing happened shows nothing: so much must have been seen in a hundred seeds.
-const LEAST: [(&str, u64); 17] = [
+const LEAST: [(&str, u64); 18] = [
     ("answers", 50_000),
     ("writes", 20_000),
     ("unknown", 200),
@@ -166,6 +167,7 @@ const LEAST: [(&str, u64); 17] = [
     ("voters re-seeded", 8),
     ("old images", 3),
     ("flipped bits", 8),
+    ("shards that went on", 10),
 ];
 
 fn guard(seen: &Seen, seeds: u64) {

@@ -116,6 +116,12 @@ impl Network {
         self.path(from, to).cuts += 1;
     }
 
+    /// Whether somebody does not know yet that a connection of his broke.
+    pub fn has_untold_breaks(&self) -> bool {
+        let ends = |pipe: &Pipe| matches!(pipe.flight.back(), Some((_, Item::End)));
+        self.connections.values().any(|connection| connection.pipes.iter().any(ends))
+    }
+
     /// Ends one cut. What waited comes after all.
     pub fn heal(&mut self, now: Nanos, from: NodeId, to: NodeId) {
         let path = self.path(from, to);

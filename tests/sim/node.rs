@@ -6,6 +6,7 @@
 use super::clock::{Clock, Nanos};
 use super::network::{ConnNumber, Item, Network, Side};
 use super::trace::Trace;
+use super::voter;
 use super::workload::{Answer, Call};
 use crate::support::dice::Dice;
 use crate::support::faulty_disk::{FaultyDisk, Machine};
@@ -80,9 +81,13 @@ pub struct Node {
     pub wake_at: Option<Nanos>,
     /// The process is stopped (SIGSTOP) until then.
     pub paused_until: Nanos,
+    /// In so many steps the process is stopped, in the middle of a turn, for so long.
+    pub pause_in: Option<(u64, Nanos)>,
     /// What clients sent that was not read.
     pub inbox: VecDeque<FromClient>,
     last_log: Option<LogView>,
+    /// A bit was flipped in its voter's file.
+    pub has_rotten_voter: bool,
     /// Answers on their way out.
     pub outbox: Vec<(Ticket, Answer)>,
 }
@@ -148,7 +153,11 @@ pub struct Process {
     ready: Vec<(ConnNumber, Side)>,
     steps: VecDeque<Step>,
     taken: VecDeque<FromClient>,
+    /// When those were read.
+    taken_at: Nanos,
     answers: Vec<(Ticket, Answer)>,
+    /// What it said as a voter since that was looked at.
+    words: Vec<Vec<u8>>,
     /// What an operator asks for.
     asked: Option<Asked>,
     /// What a message led to, said at the end of the turn.
@@ -167,6 +176,7 @@ struct Out<'a> {
     links: &'a mut BTreeMap<LinkId, Link>,
     peers: &'a mut Peers,
     answers: &'a mut Vec<(Ticket, Answer)>,
+    words: &'a mut Vec<Vec<u8>>,
 }
 
 impl Sink for Out<'_> {
@@ -179,6 +189,11 @@ impl Sink for Out<'_> {
     fn send(&mut self, id: LinkId, message: &Message<'_>) -> Option<u64> {
         let link = self.links.get_mut(&id).filter(|link| link.is_up && !link.is_finished)?;
         let place = link.written + link.output.len() as u64;
+        if let Message::Register { bytes, .. } = message
+            && voter::is_word(bytes)
+        {
+            self.words.push(bytes.to_vec());
+        }
         wire::encode(message, &mut link.output);
         Some(place)
     }
@@ -235,8 +250,10 @@ impl Node {
             starts: 0,
             wake_at: None,
             paused_until: 0,
+            pause_in: None,
             inbox: VecDeque::new(),
             last_log: None,
+            has_rotten_voter: false,
             outbox: Vec::new(),
         }
     }
@@ -285,7 +302,9 @@ impl Node {
             ready: Vec::new(),
             steps: VecDeque::new(),
             taken: VecDeque::new(),
+            taken_at: now,
             answers: Vec::new(),
+            words: Vec::new(),
             asked: None,
             fatal: None,
             next_beacon_ms: 0,
@@ -327,7 +346,7 @@ impl Node {
         }
         self.inbox.clear();
         self.outbox.clear();
-        (self.wake_at, self.paused_until) = (None, 0);
+        (self.wake_at, self.paused_until, self.pause_in) = (None, 0, None);
     }
 
     /// The process ends in order.
@@ -344,13 +363,7 @@ impl Node {
 
     /// Whether a read that arrived at this moment would be answered without asking anybody.
     pub fn may_read(&self, now: Nanos) -> bool {
-        let Some(process) = &self.process else { return false };
-        let Some(leading) = process.core.copy().leading() else { return false };
-        let followers = &leading.followers;
-        let is_alone = !followers.all().iter().any(|follower| followers.is_required(follower));
-        // What it would say once it has looked at its clock.
-        let has_lease = || process.reads == Reads::Lease && followers.has_lease(self.clock.now(now).boot_ns);
-        (is_alone || has_lease()) && process.core.copy().serves(process.core.store().committed()).is_ok()
+        self.process.as_ref().is_some_and(|process| process.may_read(&self.clock, now))
     }
 
     /// What it shows at this moment.
@@ -387,6 +400,12 @@ impl Node {
         Some(LogView { store: state.content(), generation, durable, end: store.end(), lineage: state.lineage.clone() })
     }
 
+    /// Compactions of this process so far, and up to where its log lacks tombstones.
+    pub fn compacted(&self) -> (u64, Lsn) {
+        let store = self.process.as_ref().map(|process| process.core.store());
+        store.map_or((0, Lsn::ZERO), |store| (store.stats().compactions, store.small_state().tombstone_floor))
+    }
+
     /// The nodes that vote, as this one knows.
     pub fn voters(&self) -> Option<Vec<NodeId>> {
         let formation = self.process.as_ref()?.core.registers().formation()?;
@@ -396,11 +415,11 @@ impl Node {
     /// What its store holds of a key: lsn and value.
     pub fn get(&mut self, key: &[u8]) -> Option<(u64, u64)> {
         let process = self.process.as_mut()?;
-        match process.core.store_mut().get(key, None) {
+        self.machine.look(|| match process.core.store_mut().get(key, None) {
             Lookup::Absent => None,
             Lookup::Found { lsn, value } => Some((lsn.0, super::workload::value_id(value))),
-            other => panic!("everything is in the page cache, but: {other:?}"),
-        }
+            other => panic!("everything can be read, but: {other:?}"),
+        })
     }
 
     /// The directory is emptied, or replaced by what it was.
@@ -408,6 +427,7 @@ impl Node {
         assert!(self.process.is_none(), "nobody uses it");
         self.machine = machine;
         self.last_log = None;
+        self.has_rotten_voter = false;
     }
 
     /// Goes on with the turn that was begun, or begins one.
@@ -424,12 +444,20 @@ impl Node {
                 Err(exit) => return Turned::Exit(exit),
                 Ok(()) => {}
             }
+            for word in process.words.drain(..).filter(|_| !self.has_rotten_voter) {
+                let kept = voter::keeps(self.machine.durable("voter").as_deref(), &word);
+                kept.unwrap_or_else(|why| panic!("{} {why}", name(self.id)));
+            }
             if step == Step::Send {
                 self.outbox.append(&mut process.answers);
             }
             let waited_until = self.machine.take_wait_ns();
             if waited_until > around.now {
                 return Turned::Stalled(waited_until);
+            }
+            match self.pause_in.take() {
+                Some((0, spell)) => return Turned::Stalled(around.now + spell),
+                left => self.pause_in = left.map(|(steps, spell)| (steps - 1, spell)),
             }
             if around.stall_once_in > 0 && around.dice.once_in(around.stall_once_in) {
                 let least = around.dice.below(20);
@@ -465,8 +493,19 @@ impl Process {
         self.core
     }
 
+    /// See [`Node::may_read`].
+    fn may_read(&self, clock: &Clock, now: Nanos) -> bool {
+        let Some(leading) = self.core.copy().leading() else { return false };
+        let followers = &leading.followers;
+        let is_alone = !followers.all().iter().any(|follower| followers.is_required(follower));
+        // What it would say once it has looked at its clock.
+        let has_lease = || self.reads == Reads::Lease && followers.has_lease(clock.now(now).boot_ns);
+        (is_alone || has_lease()) && self.core.copy().serves(self.core.store().committed()).is_ok()
+    }
+
     fn parts(&mut self) -> (&mut Core<FaultyDisk>, Out<'_>) {
-        let out = Out { links: &mut self.links, peers: &mut self.peers, answers: &mut self.answers };
+        let out =
+            Out { links: &mut self.links, peers: &mut self.peers, answers: &mut self.answers, words: &mut self.words };
         (&mut self.core, out)
     }
 
@@ -498,8 +537,11 @@ impl Process {
             Step::Tell => self.core.at(clock.now(around.now)),
             Step::Read(id) => self.read(id, now_ms, around),
             Step::Take(id) => self.take(id, me, around),
-            Step::ReadClients => self.taken.append(inbox),
-            Step::Submit => self.submit(me, around),
+            Step::ReadClients => {
+                self.taken.append(inbox);
+                self.taken_at = around.now;
+            }
+            Step::Submit => self.submit(clock, me, around),
             Step::Timers => self.timers(now_ms, me, around),
             Step::Flush => {
                 if let Some(failed) = self.fatal.take() {
@@ -641,8 +683,11 @@ impl Process {
         }
     }
 
-    fn submit(&mut self, me: NodeId, around: &mut Around<'_>) {
+    fn submit(&mut self, clock: &Clock, me: NodeId, around: &mut Around<'_>) {
         for what in std::mem::take(&mut self.taken) {
+            let may_answer =
+                self.may_read(clock, self.taken_at) || matches!(&what, FromClient::Request(_, _, call) if call.stale);
+            let answered = self.answers.len();
             let (core, mut out) = self.parts();
             match what {
                 FromClient::Gone(conn) => core.on_source_gone(|stream| stream == Stream::Client(conn)),
@@ -650,6 +695,10 @@ impl Process {
                     around.trace.line(around.now, format_args!("{}< #{number} {call}", name(me)));
                     core.submit(Ticket::Client(conn, number), Stream::Client(conn), &call.op(), &mut out);
                 }
+            }
+            // What is answered at once is a read, and it was not there before this moment.
+            if let Some((_, Answer::Known(got))) = self.answers.get(answered).filter(|_| !may_answer) {
+                panic!("{} answers {got:?}, but when it read the request, another copy may have led", name(me));
             }
         }
     }

@@ -11,12 +11,14 @@ use super::workload::{Answer, Call, Habits, STORY_SLOT, Sent, Workload};
 use crate::support::dice::Dice;
 use crate::support::faulty_disk::{Fault as DiskFault, Machine};
 use dkv::config::{self, Cluster, Reads};
-use dkv::id::{ConnId, NodeId, ShardId, Ticket};
+use dkv::id::{ConnId, Lsn, NodeId, ShardId, Ticket};
 use dkv::router::Router;
 use dkv::wire::CopyState;
+use island::Island;
 use std::collections::BTreeMap;
 
 mod harm;
+mod island;
 mod tale;
 
 /// What a world is like.
@@ -50,6 +52,8 @@ enum Event {
     Lost(ConnId),
     /// Clients look at their watches.
     Impatience,
+    /// Somebody looks whether writes go on while a node fails.
+    Probe,
     /// The n-th kind of fault.
     Strike(usize),
     Cut(NodeId, NodeId),
@@ -126,6 +130,7 @@ pub struct World {
     blocked_until: Vec<Nanos>,
     lull: Option<Lull>,
     lulls: u64,
+    island: Option<Island>,
     /// Faults that last.
     ailing: u64,
     flip: Option<Flip>,
@@ -178,6 +183,7 @@ impl World {
             blocked_until: vec![0; nodes.len()],
             lull: None,
             lulls: 0,
+            island: None,
             ailing: 0,
             flip: None,
             calls: 0,
@@ -275,9 +281,6 @@ impl World {
     /// The copies of a shard hold the same.
     fn compare(&mut self) -> Result<(), String> {
         let keys: Vec<Vec<u8>> = self.workload.habits.keys.clone();
-        for at in 0..self.nodes.len() {
-            self.nodes[at].machine.warm();
-        }
         for key in keys {
             let shard = self.router.shard_of(&key);
             let mut held = Vec::new();
@@ -309,6 +312,10 @@ impl World {
         seen.add("failed", tally.failed);
         seen.add("stale reads", tally.stale);
         seen.add("stale reads older than they said", tally.older_than_said);
+        for (compactions, floor) in self.nodes.iter().map(Node::compacted) {
+            seen.add("compactions at the end", compactions);
+            seen.add("copies without tombstones", u64::from(floor > Lsn::ZERO));
+        }
         seen.add("events", self.trace.count());
         seen
     }
@@ -391,12 +398,13 @@ impl World {
                 }
                 self.after(500 * MS, Event::Impatience);
             }
+            Event::Probe => return self.probe(),
             Event::Strike(nth) => {
                 if !self.is_healed {
                     let fault = self.mix.kinds[nth].0;
                     match &self.lull {
                         Some(_) => {}
-                        None if fault.robs() => self.begin_lull(Some(fault)),
+                        None if fault.wants_calm() => self.begin_lull(Some(fault)),
                         None => self.strike(fault),
                     }
                     let wait = self.mix.next(nth, &mut self.fates.faults);
@@ -501,8 +509,27 @@ impl World {
             Turned::Exit(exit) => self.exited(at, exit),
         }
         self.checks.process(&self.nodes[at], &self.nodes, self.now)?;
+        if std::mem::take(&mut self.checks.serves_anew) {
+            self.content(at)?;
+        }
         self.checks.together(&self.nodes, self.now)?;
         self.use_lull()
+    }
+
+    /// What a primary holds of the keys when it begins to serve is what its log says, from its first record on.
+    fn content(&mut self, at: usize) -> Result<(), String> {
+        let (id, shard) = (self.nodes[at].id, self.nodes[at].shard);
+        let (Some(shard), Some(view)) = (shard, self.nodes[at].view(self.now)) else { return Ok(()) };
+        let Some(log) = self.nodes[at].log().filter(|_| !self.checks.rotten.contains(&id)) else { return Ok(()) };
+        for key in self.workload.habits.keys.iter().filter(|key| self.router.shard_of(key) == shard) {
+            let Some(said) = self.checks.said(shard, key, view.committed, &log) else { continue };
+            let held = self.nodes[at].get(key);
+            if held != said {
+                let (letter, key) = (name(id), key.escape_ascii());
+                return Err(format!("{letter} serves {held:?} as {key}, but its log says {said:?}: {log:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// What a node answered is on its way.
@@ -535,6 +562,12 @@ impl World {
                 self.trace.line(self.now, format_args!("{letter} starts"));
                 self.checks.seen.add("starts", 1);
                 self.busy_until[at] = self.now.max(self.nodes[at].machine.take_wait_ns());
+                // Machines that go off once go off again: what a start found must be durable before it is told.
+                let goes_off = self.mix.kinds.iter().any(|(fault, _)| *fault == Fault::PowerLossInCall);
+                if goes_off && !self.is_healed && self.lull.is_none() && self.fates.faults.once_in(6) {
+                    let n = 1 + self.fates.faults.below(40);
+                    self.nodes[at].machine.fault_at(n, DiskFault::Stop);
+                }
                 self.poke(at, self.now);
             }
             Err(why) => {
@@ -650,7 +683,7 @@ impl World {
             machine.set_capacity(u64::MAX);
             machine.set_pace(50_000, 3 * MS);
             machine.no_fault();
-            self.nodes[at].paused_until = 0;
+            (self.nodes[at].paused_until, self.nodes[at].pause_in) = (0, None);
             self.nodes[at].clock.goes(self.now);
             self.disk_works(at);
             if self.nodes[at].process.is_none() {

@@ -28,16 +28,39 @@ pub struct Cluster {
     /// What the names of its table and its logs begin with.
     name: &'static str,
     children: Vec<Mutex<Option<Child>>>,
-    wrapper: Vec<String>,
+    /// By node: what starts its process.
+    wrappers: Vec<Vec<String>>,
 }
 
 impl Cluster {
     /// A cluster with these tables of settings; no node runs yet.
     pub fn new(shards: usize, copies: usize, settings: &str) -> Cluster {
         let addresses: Vec<SocketAddr> = (0..shards * copies).map(|_| free_address()).collect();
-        let config = table(&addresses, copies) + settings + "\n";
-        let shards = (0..shards).map(|shard| shard * copies..(shard + 1) * copies).collect();
-        Cluster::with_table("", Arc::new(tempfile::tempdir().unwrap()), addresses, shards, &config)
+        Cluster::at(&addresses, &vec![copies; shards], settings)
+    }
+
+    /// A cluster at these addresses: so many copies of each shard; the rest are witnesses. No node runs yet.
+    pub fn at(addresses: &[SocketAddr], copies: &[usize], settings: &str) -> Cluster {
+        Cluster::in_dir("", Arc::new(tempfile::tempdir().unwrap()), addresses, copies, settings)
+    }
+
+    fn in_dir(
+        name: &'static str,
+        dir: Arc<TempDir>,
+        addresses: &[SocketAddr],
+        copies: &[usize],
+        settings: &str,
+    ) -> Cluster {
+        let (mut config, mut shards, mut first) = (String::new(), Vec::new(), 0);
+        for copies in copies {
+            config += &shard_text(shards.len(), &addresses[first..first + copies]);
+            shards.push(first..first + copies);
+            first += copies;
+        }
+        for witness in &addresses[first..] {
+            config += &format!("[[witness]]\naddress = \"{witness}\"\n");
+        }
+        Cluster::with_table(name, dir, addresses.to_vec(), shards, &(config + settings + "\n"))
     }
 
     fn with_table(
@@ -49,22 +72,14 @@ impl Cluster {
     ) -> Cluster {
         fs::write(dir.path().join(format!("{name}sharding.toml")), config).unwrap();
         let children = addresses.iter().map(|_| Mutex::new(None)).collect();
-        Cluster { addresses, shards, dir, name, children, wrapper: Vec::new() }
+        let wrappers = vec![Vec::new(); addresses.len()];
+        Cluster { addresses, shards, dir, name, children, wrappers }
     }
 
     /// Another cluster in the same directory, with another table: so many copies of each shard, and witnesses. No node
     /// of it runs yet.
     pub fn successor(&self, name: &'static str, addresses: &[SocketAddr], copies: &[usize]) -> Cluster {
-        let (mut config, mut shards, mut first) = (String::new(), Vec::new(), 0);
-        for copies in copies {
-            config += &shard_text(shards.len(), &addresses[first..first + copies]);
-            shards.push(first..first + copies);
-            first += copies;
-        }
-        for witness in &addresses[first..] {
-            config += &format!("[[witness]]\naddress = \"{witness}\"\n");
-        }
-        Cluster::with_table(name, Arc::clone(&self.dir), addresses.to_vec(), shards, &config)
+        Cluster::in_dir(name, Arc::clone(&self.dir), addresses, copies, "")
     }
 
     /// The nodes that hold copies of a shard.
@@ -85,8 +100,13 @@ impl Cluster {
     }
 
     /// A cluster whose processes are started by another program, which must become what it is given to start.
-    pub fn wrapped(mut self, wrapper: &[&str]) -> Cluster {
-        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+    pub fn wrapped(self, wrapper: &[&str]) -> Cluster {
+        self.wrapped_each(|_| wrapper.iter().map(|word| (*word).to_owned()).collect())
+    }
+
+    /// The same with another program for each node.
+    pub fn wrapped_each(mut self, wrapper: impl Fn(usize) -> Vec<String>) -> Cluster {
+        self.wrappers = (0..self.nodes()).map(wrapper).collect();
         self
     }
 
@@ -105,7 +125,12 @@ impl Cluster {
 
     /// The `n`th of this test's keys that belong to the shard.
     pub fn key(&self, shard: usize, n: usize) -> String {
-        let mut mine = (0..).map(|i| format!("key-{i}")).filter(|key| self.shard_of(key.as_bytes()) == shard);
+        self.key_named("key", shard, n)
+    }
+
+    /// The `n`th key of the shard whose name begins so.
+    pub fn key_named(&self, prefix: &str, shard: usize, n: usize) -> String {
+        let mut mine = (0..).map(|i| format!("{prefix}-{i}")).filter(|key| self.shard_of(key.as_bytes()) == shard);
         mine.nth(n).unwrap()
     }
 
@@ -145,7 +170,7 @@ impl Cluster {
     /// Starts a node with another file.
     pub fn spawn_with(&self, node: usize, config: &Path) {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path(node)).unwrap();
-        let mut words = self.wrapper.clone();
+        let mut words = self.wrappers[node].clone();
         words.extend([env!("CARGO_BIN_EXE_dkv").to_owned(), "serve".to_owned()]);
         let mut command = Command::new(&words[0]);
         command
@@ -216,6 +241,15 @@ impl Cluster {
         let mut child = self.child(node).take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Whether the node's process is there, running or stopped; one that has ended is let go.
+    pub fn has_process(&self, node: usize) -> bool {
+        let mut child = self.child(node);
+        if child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
+            *child = None;
+        }
+        child.is_some()
     }
 
     pub fn signal(&self, node: usize, signal: Signal) {

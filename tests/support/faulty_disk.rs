@@ -439,6 +439,23 @@ impl Machine {
         world.files[world.names[name]].live.clone()
     }
 
+    /// What a crash leaves of a file at least: the bytes that were synced under this name.
+    pub fn durable(&self, name: &str) -> Option<Vec<u8>> {
+        let world = self.0.borrow();
+        Some(world.files[*world.durable_names.get(name)?].durable.clone())
+    }
+
+    /// Lets a process read as if all were in the page cache and nothing could fail, and as if it had not read.
+    pub fn look<T>(&self, reads: impl FnOnce() -> T) -> T {
+        let mut world = self.0.borrow_mut();
+        let before = (world.cached.take(), world.fault.take(), world.calls, world.tick);
+        drop(world);
+        let seen = reads();
+        let mut world = self.0.borrow_mut();
+        (world.cached, world.fault, world.calls, world.tick) = before;
+        seen
+    }
+
     /// Replaces a file's bytes, durably, behind everybody's back.
     pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut world = self.0.borrow_mut();
@@ -742,6 +759,7 @@ impl Disk for FaultyDisk {
         let result = world.write_call();
         let inode = world.inode(file);
         let mut all: Vec<u8> = bytes.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let length = all.len();
         if result.is_err() {
             if world.is_stopped {
                 return result;
@@ -757,6 +775,8 @@ impl Disk for FaultyDisk {
         if world.watched.is_some() {
             let name =
                 world.names.iter().find(|(_, its)| **its == inode).map_or(String::new(), |(name, _)| name.clone());
+            // Where nothing but zeros is missing, nothing is.
+            all.resize(length, 0);
             world.watched.get_or_insert_default().push((name, all));
         }
         result

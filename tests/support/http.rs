@@ -24,6 +24,12 @@ impl Response {
         first
     }
 
+    /// The lsn in the ETag.
+    pub fn etag(&self) -> u64 {
+        let tag = self.header("etag").unwrap_or_else(|| panic!("no ETag: {self:?}"));
+        tag.trim_matches('"').parse().unwrap()
+    }
+
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }

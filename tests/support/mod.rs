@@ -10,5 +10,6 @@ pub mod driver;
 pub mod faulty_disk;
 pub mod http;
 pub mod linear;
+pub mod load;
 pub mod process;
 pub mod view;

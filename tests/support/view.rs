@@ -42,6 +42,10 @@ impl ShardView<'_> {
         self.copy(node)["role"].as_str().unwrap()
     }
 
+    pub fn is_in_sync(&self, node: usize) -> bool {
+        self.copy(node)["in_sync"] == true
+    }
+
     /// The copy that says that it leads.
     pub fn leader(&self, copies: Range<usize>) -> Option<usize> {
         let mut leaders = copies.filter(|node| self.role_of(*node) == "primary" && self.copy(*node)["up"] == true);
@@ -85,6 +89,11 @@ impl Cluster {
     /// Waits for a primary of the shard that is as it should be.
     pub fn wait_for_leader(&self, shard: usize, is_right: impl Fn(usize) -> bool) -> usize {
         self.wait_for_view(shard, |_, leader| is_right(leader).then_some(leader))
+    }
+
+    /// Whether a node that runs says at this moment that it leads the shard.
+    pub fn leads_now(&self, shard: usize, node: usize) -> bool {
+        self.try_view(node).is_some_and(|view| view.shard(shard).role_of(node) == "primary")
     }
 
     /// Who leads a shard, once somebody does.

@@ -72,9 +72,14 @@ impl World {
             Fault::Pause => {
                 let stands =
                     self.cluster.settings().replication.reads == Reads::Confirm && self.fates.clocks.once_in(2);
+                // Half of them in the middle of a turn: what it judges then by an older moment is found out.
+                let steps = self.fates.faults.below(40);
+                let is_amid = self.fates.faults.once_in(2) && !stands;
                 let node = &mut self.nodes[at];
-                if node.process.is_some() {
-                    node.paused_until = node.paused_until.max(self.now + spell);
+                match node.process {
+                    Some(_) if is_amid => node.pause_in = Some((steps, spell)),
+                    Some(_) => node.paused_until = node.paused_until.max(self.now + spell),
+                    None => {}
                 }
                 if stands {
                     node.clock.stands(self.now);
@@ -141,7 +146,7 @@ impl World {
                 let wall_ms = self.fates.clocks.below(1 << 41);
                 self.nodes[at].clock.set_wall(wall_ms);
             }
-            Fault::Rot | Fault::Wipe | Fault::OldImage => {}
+            Fault::Rot | Fault::Wipe | Fault::OldImage | Fault::Island => {}
         }
     }
 
@@ -170,7 +175,9 @@ impl World {
             return Ok(());
         }
         let all_run = self.nodes.iter().all(|node| {
-            node.paused_until <= self.now && node.view(self.now).is_some_and(|view| view.is_formed && view.votes)
+            let at = node.id.0 as usize;
+            let runs = node.paused_until.max(self.busy_until[at]) <= self.now + LONG_NS && node.pause_in.is_none();
+            runs && node.view(self.now).is_some_and(|view| view.is_formed && view.votes)
         });
         let mut shards = (0..self.cluster.shards().len() as u32).map(ShardId);
         let is_struck = self.ailing > 0 || self.nodes.iter().any(|node| node.machine.awaits_fault());
@@ -192,6 +199,10 @@ impl World {
                     image.lose_power(self.fates.faults.next());
                     self.images.insert(at, image);
                 }
+            }
+            Some(Fault::Island) => {
+                self.begin_island(at);
+                return Ok(());
             }
             Some(fault) => {
                 self.rob(at, fault);
@@ -277,6 +288,7 @@ impl World {
         self.checks.rotten.insert(NodeId(at as u32));
         self.checks.robbed.insert(NodeId(at as u32));
         let (place, bit) = (bit / 8, bit % 8);
+        self.nodes[at].has_rotten_voter |= file == "voter";
         machine.damage(&file, |bytes| {
             if let Some(byte) = bytes.get_mut(place) {
                 *byte ^= 1 << bit;

@@ -85,6 +85,7 @@ impl World {
         let (file, _) = machine.files().into_iter().find(|(name, _)| name.contains(part)).expect("there is one");
         self.checks.rotten.insert(NodeId(at as u32));
         self.checks.robbed.insert(NodeId(at as u32));
+        self.nodes[at].has_rotten_voter |= file == "voter";
         machine.damage(&file, |bytes| {
             let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
             let begins = if part == ".log" { 4096 } else { 0 };

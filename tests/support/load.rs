@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use dkv::id::Lsn;
 use dkv::op::{Condition, Verb};
 
-use crate::etag;
-use crate::support::cluster::Cluster;
-use crate::support::dice::Dice;
-use crate::support::http::{Client, Response};
-use crate::support::linear::{self, Got, Operation};
+use super::cluster::Cluster;
+use super::dice::Dice;
+use super::http::{Client, Response};
+use super::linear::{self, Got, Operation};
 
+/// At least so many; more where there are more shards, since each client works on one.
 const CLIENTS_A_NODE: usize = 2;
 const KEYS_A_SHARD: usize = 3;
 
@@ -26,11 +26,30 @@ pub struct Load<'a> {
     keys: Vec<Key>,
     began: Instant,
     next_value: AtomicU64,
-    /// Writes answered with success, by shard.
-    written: Vec<AtomicUsize>,
+    shards: Vec<Progress>,
     goes_on: AtomicBool,
     /// A client takes a connection for each call, and asks another node where one is refused.
     calls_apart: bool,
+    /// What a client waits between two calls.
+    pace: Duration,
+}
+
+/// How the writes of one shard get on.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Writes answered with success.
+    written: AtomicUsize,
+    /// When the last was answered, in ns.
+    last_ns: AtomicU64,
+    longest_gap_ns: AtomicU64,
+}
+
+impl Progress {
+    fn note(&self, now_ns: u64) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+        let last_ns = self.last_ns.fetch_max(now_ns, Ordering::Relaxed);
+        self.longest_gap_ns.fetch_max(now_ns.saturating_sub(last_ns), Ordering::Relaxed);
+    }
 }
 
 struct Key {
@@ -49,6 +68,10 @@ pub struct Tally {
     pub texts: BTreeMap<String, usize>,
     /// Of calls without a known outcome, those that must have been applied.
     pub unknown_applied: usize,
+    /// The longest time between two answered writes, by shard.
+    pub gaps: Vec<Duration>,
+    /// What each key held in the end.
+    pub last: Vec<(String, Option<String>)>,
 }
 
 impl Tally {
@@ -73,16 +96,35 @@ impl Tally {
 /// Sees how the clients get on.
 pub struct Watch<'a, 'b> {
     load: &'a Load<'b>,
-    is_over: &'a dyn Fn() -> bool,
+    is_over: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Watch<'_, '_> {
+    /// Whether a client has found something wrong, and ended.
+    pub fn is_over(&self) -> bool {
+        (self.is_over)()
+    }
+
+    /// The longest time without an answered write of the shard since this was last asked, that until now included.
+    pub fn gap(&self, shard: usize) -> Duration {
+        let progress = &self.load.shards[shard];
+        let now_ns = self.load.now();
+        // The time until now must not be told twice.
+        let last_ns = progress.last_ns.swap(now_ns, Ordering::Relaxed);
+        let longest_ns = progress.longest_gap_ns.swap(0, Ordering::Relaxed);
+        Duration::from_nanos(longest_ns.max(now_ns.saturating_sub(last_ns)))
+    }
+
+    /// Writes answered until now on the shard.
+    pub fn written(&self, shard: usize) -> usize {
+        self.load.shards[shard].written.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many more writes on the shard were answered.
     #[track_caller]
     pub fn more_writes(&self, shard: usize, more: usize) {
-        let written = || self.load.written[shard].load(Ordering::Relaxed);
-        let upto = written() + more;
-        while written() < upto {
+        let upto = self.written(shard) + more;
+        while self.written(shard) < upto {
             assert!(!(self.is_over)(), "a client found something wrong");
             thread::sleep(Duration::from_millis(1));
         }
@@ -91,22 +133,28 @@ impl Watch<'_, '_> {
     /// The same on every shard.
     #[track_caller]
     pub fn more_writes_everywhere(&self, more: usize) {
-        (0..self.load.written.len()).for_each(|shard| self.more_writes(shard, more));
+        (0..self.load.shards.len()).for_each(|shard| self.more_writes(shard, more));
     }
 }
 
 impl<'a> Load<'a> {
     pub fn on(cluster: &'a Cluster) -> Load<'a> {
+        Load::with_keys(cluster, "key")
+    }
+
+    /// On keys whose names begin with this.
+    pub fn with_keys(cluster: &'a Cluster, prefix: &str) -> Load<'a> {
         let shards = cluster.shards();
-        let key = |shard, n| Key { name: cluster.key(shard, n), shard };
+        let key = |shard, n| Key { name: cluster.key_named(prefix, shard, n), shard };
         Load {
             cluster,
             keys: (0..shards).flat_map(|shard| (0..KEYS_A_SHARD).map(move |n| key(shard, n))).collect(),
             began: Instant::now(),
             next_value: AtomicU64::new(1),
-            written: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            shards: (0..shards).map(|_| Progress::default()).collect(),
             goes_on: AtomicBool::new(true),
             calls_apart: false,
+            pace: Duration::ZERO,
         }
     }
 
@@ -117,10 +165,16 @@ impl<'a> Load<'a> {
         self
     }
 
+    /// Each client waits so long between two calls.
+    pub fn paced(mut self, pace: Duration) -> Load<'a> {
+        self.pace = pace;
+        self
+    }
+
     /// Runs the clients while `disturb` does, which must leave all nodes running. Then every copy must come to be in
     /// sync, with the same content, and what all clients saw of a key must fit an order.
     pub fn run(self, disturb: impl FnOnce(&Watch<'_, '_>)) -> Tally {
-        let clients = self.cluster.nodes() * CLIENTS_A_NODE;
+        let clients = self.cluster.nodes() * CLIENTS_A_NODE.max(self.cluster.shards());
         let mut histories: Vec<Vec<Operation>> = self.keys.iter().map(|_| Vec::new()).collect();
         let mut tally = Tally::default();
         thread::scope(|scope| {
@@ -140,14 +194,15 @@ impl<'a> Load<'a> {
         for shard in 0..self.cluster.shards() {
             self.cluster.wait_until_whole(shard);
         }
-        self.read_everywhere(&mut histories);
+        tally.gaps =
+            self.shards.iter().map(|s| Duration::from_nanos(s.longest_gap_ns.load(Ordering::Relaxed))).collect();
+        tally.last = self.read_everywhere(&mut histories);
         for (key, history) in self.keys.iter().zip(&histories) {
             match linear::judge(history) {
                 Ok(judged) => tally.unknown_applied += judged.unknown_applied,
                 Err(violation) => panic!("{} of shard {}: {violation}", key.name, key.shard),
             }
         }
-        println!("{tally:?}");
         assert!(tally.written > 0 && tally.read > 0);
         tally
     }
@@ -157,8 +212,8 @@ impl<'a> Load<'a> {
     }
 
     /// Reads each key at each node once more; each copy must come to hold by itself what was read.
-    fn read_everywhere(&self, histories: &mut [Vec<Operation>]) {
-        let copies = self.cluster.nodes() / self.cluster.shards();
+    fn read_everywhere(&self, histories: &mut [Vec<Operation>]) -> Vec<(String, Option<String>)> {
+        let mut held = Vec::new();
         for (key, history) in self.keys.iter().zip(histories) {
             let mut last = None;
             for node in 0..self.cluster.nodes() {
@@ -174,7 +229,7 @@ impl<'a> Load<'a> {
                 history.push(Operation { verb: Verb::Get, condition, value: 0, invoked, returned, got });
                 last = Some((answer.status, answer.body));
             }
-            for node in (0..copies).map(|copy| key.shard * copies + copy) {
+            for node in self.cluster.copies(key.shard) {
                 let line = format!("GET /get?key={}&consistency=stale", key.name);
                 let mut client = self.cluster.client(node);
                 // A copy hears with the next beacon what is committed.
@@ -182,7 +237,10 @@ impl<'a> Load<'a> {
                     thread::sleep(Duration::from_millis(5));
                 }
             }
+            let found = last.filter(|(status, _)| *status == 200).map(|(_, body)| String::from_utf8(body).unwrap());
+            held.push((key.name.clone(), found));
         }
+        held
     }
 }
 
@@ -199,6 +257,8 @@ struct Caller<'a> {
     load: &'a Load<'a>,
     dice: Dice,
     node: usize,
+    /// On whose keys it works: a shard that does not answer must not keep clients from another one.
+    shard: usize,
     client: Option<Client>,
     /// The last ETag seen, by key.
     tags: HashMap<usize, u64>,
@@ -212,6 +272,7 @@ impl<'a> Caller<'a> {
             load,
             dice: Dice::new(name as u64),
             node: name % load.cluster.nodes(),
+            shard: name / load.cluster.nodes() % load.cluster.shards(),
             client: None,
             tags: HashMap::new(),
             histories: load.keys.iter().map(|_| Vec::new()).collect(),
@@ -222,6 +283,9 @@ impl<'a> Caller<'a> {
     fn go_on(mut self) -> Self {
         while self.load.goes_on.load(Ordering::Relaxed) {
             self.call();
+            if !self.load.pace.is_zero() {
+                thread::sleep(self.load.pace);
+            }
         }
         self
     }
@@ -262,7 +326,7 @@ impl<'a> Caller<'a> {
     }
 
     fn call(&mut self) {
-        let at = self.dice.below(self.load.keys.len() as u64) as usize;
+        let at = self.shard * KEYS_A_SHARD + self.dice.below(KEYS_A_SHARD as u64) as usize;
         let (verb, condition) = self.draw(at);
         let value = self.load.next_value.fetch_add(1, Ordering::Relaxed);
         let bytes = request(verb, condition, &self.load.keys[at].name, value);
@@ -292,7 +356,7 @@ impl<'a> Caller<'a> {
                     self.tags.insert(at, lsn);
                 }
                 self.tally.written += 1;
-                self.load.written[self.load.keys[at].shard].fetch_add(1, Ordering::Relaxed);
+                self.load.shards[self.load.keys[at].shard].note(self.load.now());
             }
             Some(Got::PreconditionFailed(Some(lsn))) => _ = self.tags.insert(at, lsn),
             Some(_) => {}
@@ -332,14 +396,14 @@ fn request(verb: Verb, condition: Condition, key: &str, value: u64) -> Vec<u8> {
 /// What an answer says; `None`: not how the call went.
 fn outcome(verb: Verb, answer: &Response) -> Option<Got> {
     match (answer.status, verb) {
-        (200, Verb::Get) => Some(Got::Found { lsn: etag(answer), value: answer.text().parse().unwrap() }),
-        (201, Verb::Set) => Some(Got::Created(etag(answer))),
-        (200, Verb::Set | Verb::Update) => Some(Got::Replaced(etag(answer))),
+        (200, Verb::Get) => Some(Got::Found { lsn: answer.etag(), value: answer.text().parse().unwrap() }),
+        (201, Verb::Set) => Some(Got::Created(answer.etag())),
+        (200, Verb::Set | Verb::Update) => Some(Got::Replaced(answer.etag())),
         (200, Verb::Delete) => Some(Got::Deleted),
         (404, Verb::Get | Verb::Update | Verb::Delete) => Some(Got::NotFound),
-        (304, Verb::Get) => Some(Got::NotModified(etag(answer))),
-        (412, _) => Some(Got::PreconditionFailed(answer.header("etag").map(|_| etag(answer)))),
-        (503 | 504, _) => None,
+        (304, Verb::Get) => Some(Got::NotModified(answer.etag())),
+        (412, _) => Some(Got::PreconditionFailed(answer.header("etag").map(|_| answer.etag()))),
+        (503 | 504 | 507, _) => None,
         _ => panic!("{verb:?}: {answer:?}"),
     }
 }
