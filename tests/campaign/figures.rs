@@ -97,6 +97,17 @@ impl Figures {
         }
     }
 
+    /// Keeps what the nodes wrote in the last round, if there is a place for it.
+    pub fn keep_logs(&self, rig: &Rig) {
+        let Some(dir) = self.out.as_ref().map(|out| out.join(format!("round-{}", self.rounds - 1))) else { return };
+        fs::create_dir_all(&dir).unwrap();
+        for node in rig.nodes() {
+            let lines: Vec<String> = rig.cluster.log(node).lines().rev().take(300).map(str::to_owned).collect();
+            let text: String = lines.into_iter().rev().map(|line| line + "\n").collect();
+            fs::write(dir.join(format!("node-{node}.log")), text).unwrap();
+        }
+    }
+
     /// Every key of every former round must hold what its round left.
     pub fn check_ledger(&self, rig: &Rig) {
         let mut client = rig.cluster.client(self.rounds % rig.cluster.nodes());

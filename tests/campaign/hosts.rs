@@ -114,9 +114,14 @@ fn run(line: &str) {
 pub fn are_possible() -> bool {
     let probe = "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip netns add probe && ip link add bridge type bridge \
                  && ip link add port0 type veth peer name eth0 netns probe && mount -t tmpfs tmpfs /mnt";
-    let output = Command::new("unshare").args(NAMESPACES).args(["sh", "-c", probe]).output();
+    let output = in_namespaces().args(["sh", "-c", probe]).output();
     output.is_ok_and(|output| output.status.success())
 }
 
-/// What `unshare` is told: users, network, mounts and processes, all of which end with the first process.
-pub const NAMESPACES: [&str; 3] = ["-Urnmp", "--fork", "--mount-proc"];
+/// What follows runs in namespaces of its own: users, network, mounts and processes, all of which end with the first
+/// process, and that with the one that started it.
+pub fn in_namespaces() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "-Urnmp", "--fork", "--mount-proc", "--kill-child"]);
+    command
+}

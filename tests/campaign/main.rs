@@ -23,7 +23,6 @@ mod shim;
 
 use std::env;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +39,9 @@ use support::load::{Load, Watch};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const BULK_WRITERS: usize = 2;
+
+/// After a round with a longer time without a write, what the nodes wrote is kept, for whoever wants to know why.
+const LONG_GAP: Duration = Duration::from_secs(3);
 
 /// How much is to be done.
 struct Plan {
@@ -180,8 +182,8 @@ fn inside(test: &str) -> Where {
 
 /// Runs a test of this program in namespaces of its own.
 fn in_namespaces(test: &str, scenario: &str) -> bool {
-    let mut command = Command::new("unshare");
-    command.args(hosts::NAMESPACES).arg("--kill-child").arg(env::current_exe().unwrap());
+    let mut command = hosts::in_namespaces();
+    command.arg(env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture", "--include-ignored"]).env("DKV_CAMPAIGN_INSIDE", "1");
     if !scenario.is_empty() {
         command.env("DKV_CAMPAIGN_SCENARIO", scenario);
@@ -250,6 +252,11 @@ fn round(plan: &Plan, rig: &Rig, dice: &mut Dice, figures: &mut Figures, heart: 
         rig.wait_until_well();
     });
     figures.add(&strikes, &tally, healed.elapsed(), rig);
+    let gap = tally.gaps.iter().max().copied().unwrap_or_default();
+    if gap > LONG_GAP {
+        println!("  {} ms without an answered write of some shard", gap.as_millis());
+        figures.keep_logs(rig);
+    }
 }
 
 fn carry_out(strikes: &[Strike], rig: &Rig, watch: &Watch<'_, '_>, crowd: usize) {
