@@ -22,6 +22,9 @@ pub struct Member {
     pub store: Uuid,
 }
 
+/// So often can a shard be led by force: each time its log goes on 2^48 records further, and numbers end with 2^62.
+pub const MOST_FORCED: u64 = (1 << 14) - 1;
+
 /// What the register of a shard holds: who leads it, and which copies have everything that was ever answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
@@ -228,7 +231,7 @@ impl Coded for Configuration {
         let value =
             Self { version, epoch: Epoch(epoch), primary: NodeId::take(from)?, in_sync: Vec::take(from)?, forced };
         let is_sorted = value.in_sync.is_sorted_by(|a, b| a.node < b.node);
-        (is_sorted && value.member(value.primary).is_some()).then_some(value)
+        (is_sorted && forced <= MOST_FORCED && value.member(value.primary).is_some()).then_some(value)
     }
 }
 
@@ -283,7 +286,7 @@ pub enum Change {
         /// Who is taken in.
         member: Member,
     },
-    /// An operator makes this copy the primary, alone, whatever was answered before.
+    /// An operator makes this copy the primary, alone, whatever was answered before. Applicable [`MOST_FORCED`] times.
     Force(Member),
 }
 
@@ -322,6 +325,7 @@ impl Change {
                 next.in_sync.push(member);
                 next.in_sync.sort_unstable();
             }
+            Change::Force(_) if now.forced >= MOST_FORCED => return None,
             Change::Force(me) => {
                 next.epoch.0 += 1;
                 next.primary = me.node;
@@ -349,7 +353,7 @@ mod tests {
 
     fn configuration() -> impl Strategy<Value = Configuration> {
         let members = vec((0u32..9, uuid()), 1..6);
-        (count(), count(), count(), members, any::<prop::sample::Index>()).prop_map(
+        (count(), count(), 0..=MOST_FORCED, members, any::<prop::sample::Index>()).prop_map(
             |(version, epoch, forced, members, primary)| {
                 let mut in_sync: Vec<Member> =
                     members.into_iter().map(|(node, store)| Member { node: NodeId(node), store }).collect();
@@ -404,6 +408,18 @@ mod tests {
         }
     }
 
+    /// One more, and its log could not be read again: its numbers would be none that a log can reach.
+    #[test]
+    fn a_shard_is_led_by_force_no_more_often_than_its_log_has_numbers_for() {
+        let me = Member { node: NodeId(1), store: Uuid(1) };
+        let before =
+            |forced| Configuration { version: 1, epoch: Epoch(0), primary: NodeId(1), in_sync: vec![me], forced };
+        let last = Change::Force(me).apply(&before(MOST_FORCED - 1)).unwrap();
+        assert!(last.forced == MOST_FORCED && (last.forced + 1) << 48 == 1 << 62);
+        assert_eq!(Change::Force(me).apply(&last), None);
+        assert!(Change::Restart(me).apply(&last).is_some());
+    }
+
     #[test]
     fn unlawful_values_are_refused() {
         let member = |node| Member { node: NodeId(node), store: Uuid(1) };
@@ -416,6 +432,7 @@ mod tests {
             Configuration { in_sync: vec![member(2), member(1)], ..good.clone() },
             Configuration { in_sync: vec![member(1), member(1)], ..good.clone() },
             Configuration { version: COUNT_MAX, ..good.clone() },
+            Configuration { forced: MOST_FORCED + 1, ..good.clone() },
         ] {
             assert_eq!(Configuration::decode(&bad.encode()), None, "{bad:?}");
         }

@@ -361,3 +361,28 @@ fn many_deletes_of_long_values_make_room_as_they_go() {
     let checked = driver.check_all();
     expect(checked, &mut driver);
 }
+
+/// A turn without anything to say must not reach the disk, and a mark must not stand between records that are staged.
+#[test]
+fn an_idle_mark_is_written_where_something_became_durable_and_nothing_is_staged() {
+    let mut driver = Driver::new(3, Load::default());
+    driver.open().unwrap();
+    driver.run(5).unwrap();
+    driver.settle().unwrap();
+    driver.store().mark_idle().unwrap();
+    driver.settle().unwrap();
+    let calls = driver.machine.calls();
+    driver.store().mark_idle().unwrap();
+    assert_eq!(driver.machine.calls(), calls, "nothing is new");
+    // There is news, but it has to wait.
+    driver.run(5).unwrap();
+    driver.settle().unwrap();
+    while !driver.write(Write { kind: Kind::Set, key: b"key".to_vec(), value: vec![7; 50] }).unwrap() {}
+    let calls = driver.machine.calls();
+    driver.store().mark_idle().unwrap();
+    assert_eq!(driver.machine.calls(), calls, "a record is staged");
+    driver.store().write_turn().unwrap();
+    driver.kill();
+    driver.open().unwrap();
+    driver.check_all().unwrap();
+}

@@ -128,6 +128,8 @@ pub struct Copy {
     configuration: Option<Configuration>,
     epoch: Epoch,
     is_damaged: bool,
+    /// The damage was found while it ran: what its log holds is known, and much of that can be read.
+    can_fill: bool,
     is_whole: bool,
     /// Somebody gave up what this copy lacks.
     is_cut: bool,
@@ -166,6 +168,7 @@ impl Copy {
             configuration: None,
             epoch,
             is_damaged: false,
+            can_fill: false,
             is_whole: false,
             is_cut: false,
             fresh_ns: 0,
@@ -188,6 +191,19 @@ impl Copy {
         self.is_whole = is_whole;
     }
 
+    /// Its data was found damaged while it ran. Where no other copy is in sync it leads all the same, serves nobody, and
+    /// fills another with what that lacks, if that can be read; that one leads then.
+    pub fn found_damaged(&mut self) {
+        (self.is_damaged, self.can_fill) = (true, true);
+    }
+
+    /// Whether it may lead in order to fill another copy: nobody else could.
+    #[must_use]
+    pub fn is_to_fill(&self) -> bool {
+        let is_alone = self.configuration.as_ref().is_some_and(|c| c.holds(self.me) && c.in_sync.len() == 1);
+        self.can_fill && self.is_whole && is_alone
+    }
+
     /// An operator cut its log, and so gave up what it lacks: where nobody else is in sync, it leads with what it has.
     pub fn set_cut(&mut self) {
         self.is_cut = true;
@@ -199,7 +215,7 @@ impl Copy {
             self.role = Role::Unknown;
         }
         self.me = me;
-        (self.is_damaged, self.is_whole) = (is_damaged, true);
+        (self.is_damaged, self.can_fill, self.is_whole) = (is_damaged, false, true);
         self.is_cut = false;
     }
 
@@ -220,7 +236,11 @@ impl Copy {
             Role::Leading(leading) if leading.is_persisted => {
                 // Before the log is settled nobody is taken in: it would hold that up.
                 let committed = if leading.is_settled { leading.committed } else { Lsn(u64::MAX) };
-                leading.followers.due(end, committed, is_stopping, now_ns).map(|(change, _)| change)
+                let due = match self.is_damaged {
+                    false => leading.followers.due(end, committed, is_stopping, now_ns),
+                    true => leading.followers.due_admission(end, committed, now_ns),
+                };
+                due.map(|(change, _)| change)
             }
             Role::Following(following) => {
                 let is_due = now_ns >= following.grace_until_ns.max(following.observed_ns + self.timing.grace_ms * MS);
@@ -337,7 +357,7 @@ impl Copy {
             self.is_cut && !chosen.holds(self.me) && chosen.in_sync.iter().all(|member| member.node == self.me.node);
         self.note_fresh();
         self.epoch = self.epoch.max(chosen.epoch);
-        if is_mine && self.is_sound() {
+        if is_mine && (self.is_sound() || self.is_to_fill()) {
             self.role = Role::Candidate(Change::Restart(self.me));
         } else if is_given_up && self.is_sound() {
             self.role = Role::Candidate(Change::Force(self.me));
@@ -367,7 +387,7 @@ impl Copy {
         let spell_ns = now_ns - self.ticked_ns;
         let stood_still = spell_ns > grace_ns / 2;
         self.ticked_ns = now_ns;
-        let is_sound = self.is_sound();
+        let (is_sound, is_to_fill) = (self.is_sound(), self.is_to_fill());
         match &mut self.role {
             Role::Following(following) => {
                 if stood_still {
@@ -382,7 +402,7 @@ impl Copy {
                     self.role = Role::Candidate(change);
                 }
             }
-            Role::Stopped { until_ns } if now_ns >= *until_ns && is_sound && !is_stopping => {
+            Role::Stopped { until_ns } if now_ns >= *until_ns && (is_sound || is_to_fill) && !is_stopping => {
                 self.role = Role::Candidate(Change::Restart(self.me));
             }
             Role::Leading(leading) if stood_still => leading.followers.stood_still(spell_ns, now_ns),
@@ -532,7 +552,9 @@ impl Copy {
         let beat = self.ticked_ns + self.timing.beacon_ms * MS;
         match &self.role {
             Role::Leading(leading) => leading.followers.next_ns(self.ticked_ns),
-            Role::Following(following) => following.grace_until_ns.max(self.ticked_ns + MS).min(beat),
+            Role::Following(following) if following.grace_until_ns > self.ticked_ns => {
+                following.grace_until_ns.min(beat)
+            }
             _ => beat,
         }
     }

@@ -424,6 +424,44 @@ fn a_primary_without_its_content_does_not_start_again() {
     assert!(!replaced.is_candidate(), "it is another copy than the one that led");
 }
 
+/// The other one lacks what this one has, and nobody else can give it that.
+#[test]
+fn the_only_copy_in_sync_leads_to_fill_another_when_it_was_found_damaged_while_it_ran() {
+    let stopped_by_damage = |damage: fn(&mut Copy), chosen: Configuration| {
+        let mut copy = leading();
+        copy.learn(chosen);
+        damage(&mut copy);
+        copy.stop_leading();
+        pass(&mut copy, 0, GRACE);
+        copy
+    };
+    let alone_again = || Configuration { version: 9, ..alone(3, ME) };
+    let mut copy = stopped_by_damage(Copy::found_damaged, alone_again());
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Restart(member(ME))));
+    // Somebody else's round came between: it tries again.
+    assert_eq!(copy.on_settled(Configuration { version: 10, ..alone(3, ME) }, false), Turn::None);
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Restart(member(ME))));
+    assert_eq!(copy.on_settled(Configuration { version: 11, ..alone(4, ME) }, true), Turn::Begins);
+    copy.epoch_persisted(Epoch(4), Lsn(4));
+    assert_eq!(copy.advance(Lsn(4)), Some(Lsn(4)));
+    // It serves nobody.
+    assert_eq!(copy.serves(Lsn(4)), Err(NotServing::Damaged));
+    assert!(!copy.may_answer_stale());
+    // The one that it has filled is to lead: it does not let that go, however silent that is.
+    copy.learn(Configuration { version: 12, primary: ME, ..pair(4, ME) });
+    pass(&mut copy, GRACE, 20 * GRACE);
+    assert_eq!(copy.wanted(Lsn(4), false), None);
+    // Filled anew itself, it is like any other; one that never had everything has nothing to give.
+    let emptied = |copy: &mut Copy| (copy.found_damaged(), copy.set_health(true, false)).1;
+    assert!(!stopped_by_damage(emptied, alone_again()).is_candidate());
+    let refilled = |copy: &mut Copy| (copy.found_damaged(), copy.replaced(member(ME), true)).1;
+    assert!(!stopped_by_damage(refilled, alone_again()).is_candidate());
+    // Another one in sync leads instead; of one that opened damaged nothing is known.
+    let both = || Configuration { version: 9, primary: ME, ..pair(3, ME) };
+    assert!(!stopped_by_damage(Copy::found_damaged, both()).is_candidate());
+    assert!(!stopped_by_damage(|copy| copy.set_health(true, true), alone_again()).is_candidate());
+}
+
 #[test]
 fn force_makes_a_candidate_of_any_role() {
     let mut copy = leading();
@@ -598,4 +636,184 @@ fn a_round_that_only_asked_leaves_a_candidate_to_what_it_is_about() {
     told.withdrawn(FIRST);
     told.on_follow(FIRST, LINK, &pair(1, FIRST));
     assert!(told.matched(LINK) && told.confirms(FIRST, Epoch(1)));
+}
+
+#[test]
+fn a_handover_begins_with_a_round_that_changes_nothing() {
+    let mut copy = leading();
+    let handing = Handing { to: FIRST, until_ns: START_NS + GRACE, is_agreed: false };
+    copy.leading_mut().unwrap().handing = Some(handing);
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Observe));
+    assert_eq!(copy.serves(Lsn(4)), Ok(()), "without a majority it goes on");
+    copy.on_observed(alone(3, ME));
+    assert_eq!(copy.wanted(Lsn(4), false), None);
+    assert_eq!(copy.serves(Lsn(4)), Err(NotServing::Starting));
+    pass(&mut copy, 0, GRACE - 1);
+    assert_eq!(copy.serves(Lsn(4)), Err(NotServing::Starting));
+    at(&mut copy, GRACE);
+    assert_eq!(copy.serves(Lsn(4)), Ok(()), "nobody took it up");
+}
+
+/// A process that was forced to lead may have been killed before it had waited.
+#[test]
+fn a_start_behind_a_forced_takeover_is_silent_for_as_long_as_a_lease_may_run() {
+    let started = |forced, chosen: fn(u64, NodeId) -> Configuration| {
+        let mut copy = Copy::new(member(ME), vec![FIRST], Epoch(1), (600, 5_000), 2_000, START_NS);
+        copy.set_health(false, true);
+        let by_an_earlier_run = copy.on_settled(Configuration { forced, ..chosen(2, ME) }, false);
+        assert_eq!(by_an_earlier_run, Turn::None);
+        assert_eq!(copy.on_settled(Configuration { forced, ..chosen(3, ME) }, true), Turn::Begins);
+        copy.leading().unwrap().silent_until_ns
+    };
+    assert_eq!(started(1, alone), START_NS + 2_000 * MS);
+    assert_eq!(started(0, alone), 0);
+    assert_eq!(started(1, pair), 0, "another copy has been taken in since");
+}
+
+#[test]
+fn a_copy_that_was_emptied_does_not_lead_because_it_was_the_only_one() {
+    let mut emptied =
+        Copy::new(Member { store: Uuid(99), ..member(ME) }, vec![FIRST], Epoch(0), (600, 5_000), 0, START_NS);
+    emptied.set_health(false, true);
+    emptied.on_settled(alone(3, ME), false);
+    pass(&mut emptied, 0, 3 * GRACE);
+    assert!(!emptied.is_candidate());
+    // Where an operator has cut its log, he gave that up; but not while another copy is in sync.
+    for (chosen, leads) in [(alone(3, ME), true), (pair(3, ME), false)] {
+        let mut cut =
+            Copy::new(Member { store: Uuid(99), ..member(ME) }, vec![FIRST], Epoch(0), (600, 5_000), 0, START_NS);
+        cut.set_health(false, true);
+        cut.set_cut();
+        cut.on_settled(chosen, false);
+        assert_eq!(cut.is_candidate(), leads);
+    }
+}
+
+#[test]
+fn a_new_primary_does_not_shorten_the_grace_that_was_granted_to_the_one_before() {
+    let mut copy = following();
+    copy.grant(2_000);
+    pass(&mut copy, 0, 100 * MS);
+    assert_eq!(copy.on_follow(FIRST, link(2), &pair(2, FIRST)), (Verdict::Follows, Turn::None));
+    copy.on_link_lost(link(2));
+    pass(&mut copy, 100 * MS, 2_000 * MS - 1);
+    assert!(!copy.is_candidate());
+    at(&mut copy, 2_000 * MS);
+    assert!(copy.is_candidate());
+}
+
+#[test]
+fn a_copy_is_looked_at_with_each_beacon_and_when_its_grace_is_over() {
+    let mut copy = following();
+    let next_ms = |copy: &Copy| (copy.next_ns() - START_NS) / MS;
+    assert_eq!(next_ms(&copy), 100);
+    pass(&mut copy, 0, 550 * MS);
+    assert_eq!(next_ms(&copy), 600);
+    pass(&mut copy, 550 * MS, GRACE);
+    assert_eq!(next_ms(&copy), 700);
+    let mut behind = following();
+    behind.learn(Configuration { version: 9, ..alone(1, FIRST) });
+    pass(&mut behind, 0, GRACE);
+    assert_eq!(next_ms(&behind), 700, "it does not lead when its grace is over");
+    let mut leads = leading();
+    assert_eq!(next_ms(&leads), 100);
+    leads.learn(Configuration { version: 9, primary: ME, ..pair(3, ME) });
+    assert_eq!(next_ms(&leads), 5, "a copy in sync has no link: it may be back at any moment");
+}
+
+#[test]
+fn what_a_primary_was_behind_when_its_role_ended_is_counted_on() {
+    // Alone it had everything until then.
+    let mut copy = leading();
+    pass(&mut copy, 0, GRACE);
+    copy.stop_leading();
+    at(&mut copy, GRACE + 100 * MS);
+    assert_eq!(copy.behind_ms(), 100);
+    // Nobody ever granted it a lease: it may be behind since it began.
+    let mut copy = waiting();
+    copy.learn(pair(2, ME));
+    assert_eq!(copy.on_settled(pair(3, ME), true), Turn::Begins);
+    at(&mut copy, 300 * MS);
+    assert_eq!(copy.behind_ms(), 300);
+    copy.stop_leading();
+    at(&mut copy, 400 * MS);
+    assert_eq!(copy.behind_ms(), 400);
+}
+
+#[test]
+fn a_copy_that_is_filled_anew_says_so_whatever_its_role() {
+    let copy = following();
+    assert!(copy.may_answer_stale());
+    assert_eq!(copy.state(Lsn::ZERO, true), CopyState::Syncing);
+    assert_eq!(copy.state(Lsn::ZERO, false), CopyState::InSync);
+    let mut damaged = copy;
+    damaged.found_damaged();
+    assert_eq!(damaged.state(Lsn::ZERO, false), CopyState::Damaged);
+    let leads = leading();
+    assert_eq!((leads.is_damaged(), leads.state(Lsn(4), false)), (false, CopyState::Serving));
+    assert_eq!(leads.state(Lsn(3), false), CopyState::Settling, "the store does not show all that is committed");
+}
+
+#[test]
+fn a_primary_proposes_nothing_before_its_epoch_is_durable() {
+    let mut copy = waiting();
+    copy.learn(pair(2, ME));
+    assert_eq!(copy.on_settled(pair(3, ME), true), Turn::Begins);
+    pass(&mut copy, 0, 2 * GRACE);
+    assert_eq!(copy.wanted(Lsn(4), false), None);
+    copy.epoch_persisted(Epoch(3), Lsn(4));
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Shrink { epoch: Epoch(3), member: member(FIRST) }));
+}
+
+#[test]
+fn what_is_known_of_the_configuration_never_goes_back() {
+    let mut copy = following();
+    let known = || Configuration { version: 9, ..pair(1, FIRST) };
+    copy.learn(known());
+    for older in [Configuration { version: 8, ..alone(1, FIRST) }, Configuration { version: 10, ..alone(0, FIRST) }] {
+        copy.learn(older);
+        assert_eq!(copy.configuration(), Some(&known()));
+    }
+}
+
+#[test]
+fn a_primary_that_stood_still_takes_no_copy_for_silent() {
+    let mut copy = waiting();
+    copy.learn(pair(2, ME));
+    assert_eq!(copy.on_settled(pair(3, ME), true), Turn::Begins);
+    copy.epoch_persisted(Epoch(3), Lsn(4));
+    at(&mut copy, 20 * GRACE);
+    assert_eq!(copy.wanted(Lsn(4), false), None);
+    pass(&mut copy, 20 * GRACE, 21 * GRACE);
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Shrink { epoch: Epoch(3), member: member(FIRST) }));
+}
+
+#[test]
+fn how_often_a_copy_was_lost_is_remembered_beyond_the_epoch() {
+    let mut copy = waiting();
+    copy.learn(pair(2, ME));
+    assert_eq!(copy.on_settled(pair(3, ME), true), Turn::Begins);
+    copy.epoch_persisted(Epoch(3), Lsn(4));
+    pass(&mut copy, 0, GRACE);
+    assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Shrink { epoch: Epoch(3), member: member(FIRST) }));
+    assert_eq!(copy.on_settled(Configuration { version: 5, ..alone(3, ME) }, true), Turn::None);
+    let mut lost = Strikes::default();
+    lost.add(START_NS + GRACE);
+    copy.stop_leading();
+    pass(&mut copy, GRACE, 2 * GRACE);
+    assert_eq!(copy.on_settled(Configuration { version: 6, ..alone(4, ME) }, true), Turn::Begins);
+    assert_eq!(copy.leading().unwrap().followers.strikes().collect::<Vec<_>>(), [lost]);
+}
+
+#[test]
+fn who_has_withdrawn_a_takeover_waits_a_grace_anew() {
+    let mut copy = following();
+    copy.on_lead(FIRST, Epoch(1), true);
+    assert!(copy.is_candidate());
+    copy.withdrawn(FIRST);
+    assert!(!copy.is_candidate());
+    pass(&mut copy, 0, GRACE - 1);
+    assert!(!copy.is_candidate());
+    at(&mut copy, GRACE);
+    assert!(copy.is_candidate());
 }

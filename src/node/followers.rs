@@ -539,6 +539,15 @@ impl Followers {
         found
     }
 
+    /// The same for a primary that only leads until another copy can: it lets none go.
+    pub fn due_admission(&mut self, end: Lsn, committed: Lsn, now_ns: BootNs) -> Option<(Change, Option<Cause>)> {
+        if self.proposed.is_none() {
+            self.proposed = self.admission(end, committed, now_ns);
+            return self.proposed;
+        }
+        None
+    }
+
     fn removal(&self, is_stopping: bool, now_ns: BootNs) -> Option<(Change, Option<Cause>)> {
         self.configuration.in_sync.iter().filter(|member| member.node != self.me).find_map(|member| {
             let follower = self.get(member.node)?;

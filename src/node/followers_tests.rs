@@ -463,6 +463,7 @@ fn a_copy_that_lost_what_it_had_acknowledged_is_removed_at_once() {
 #[test]
 fn a_primary_that_is_told_to_stop_lets_nobody_go_before_it() {
     let mut world = World::settled();
+    assert!(!world.followers.is_leaving(NodeId(1)));
     world.followers.on_leave(NodeId(1), world.now_ns);
     world.pass(LEAVE_MS, &[1, 2]);
     assert_eq!(world.followers.due(world.end, world.committed, true, world.now_ns), None);
@@ -513,4 +514,159 @@ fn the_bytes_under_way_are_those_that_are_not_acknowledged() {
     world.loses_link(1);
     world.follows(1, 15);
     assert_eq!(world.followers.get(NodeId(1)).unwrap().under_way_bytes, 0);
+}
+
+#[test]
+fn a_copy_without_room_that_is_not_removed_makes_writes_wait_in_vain() {
+    let mut world = World::settled();
+    world.followers.on_full(NodeId(1), world.now_ns);
+    let since_ns = world.now_ns;
+    assert!(!world.followers.is_full(since_ns + 2 * GRACE_MS * MS - 1));
+    assert!(world.followers.is_full(since_ns + 2 * GRACE_MS * MS));
+    assert_eq!(world.removes(), None);
+    world.pass(GRACE_MS, &[1, 2]);
+    assert_eq!(world.removes(), Some((1, Cause::Full)));
+    world.is_chosen();
+    assert!(!world.followers.is_full(since_ns + 2 * GRACE_MS * MS), "nobody waits for it any more");
+}
+
+/// What it acknowledged on the way in was counted, whatever becomes of the proposal.
+#[test]
+fn a_copy_that_lost_records_while_it_was_being_taken_in_is_removed_unless_it_has_them_again() {
+    for (has_again, removed) in [(15, true), (19, true), (20, false)] {
+        let mut world = World::new(&[0]);
+        world.committed = Lsn(10);
+        world.follows(1, 10);
+        world.acks(1, 10);
+        assert_eq!((world.takes_in(), world.takes_in()), (None, Some(member(1))));
+        world.writes(20);
+        world.acks(1, 20);
+        assert_eq!(world.committed(), 20);
+        world.loses_link(1);
+        world.follows_as(member(1), 15, 15, true);
+        world.followers.sent(NodeId(1), Lsn(20), 100, world.now_ns);
+        world.acks(1, has_again);
+        world.is_chosen();
+        assert_eq!(world.removes(), removed.then_some((1, Cause::Lost)), "{has_again}");
+    }
+}
+
+#[test]
+fn for_the_time_in_which_the_primary_itself_stood_still_no_copy_is_to_blame() {
+    type Fault = fn(&mut World);
+    let cases: [(Fault, u64, Cause); 4] = [
+        (|world| world.loses_link(1), RENEWAL_MS, Cause::Gone),
+        (|_| (), GRACE_MS * 3 / 4, Cause::Silent),
+        (|world| world.followers.on_full(NodeId(1), world.now_ns), GRACE_MS, Cause::Full),
+        (|world| world.writes(20), DISK_MS, Cause::Slow),
+    ];
+    for (fault, after_ms, cause) in cases {
+        let mut world = World::settled();
+        fault(&mut world);
+        if cause == Cause::Slow {
+            world.acks(2, 20);
+        }
+        let spell_ns = 20_000 * MS;
+        world.now_ns += spell_ns;
+        world.followers.stood_still(spell_ns, world.now_ns);
+        let heard: &[u32] = if cause == Cause::Silent { &[2] } else { &[1, 2] };
+        world.pass(after_ms - 1, heard);
+        assert_eq!(world.removes(), None, "{cause:?}");
+        world.pass(1, heard);
+        assert_eq!(world.removes(), Some((1, cause)));
+    }
+    // Nor for what was sent before, and is the oldest that it owes only afterwards.
+    let mut world = World::settled();
+    world.writes(20);
+    world.writes(30);
+    world.acks(2, 30);
+    world.now_ns += 20_000 * MS;
+    world.followers.stood_still(20_000 * MS, world.now_ns);
+    world.acks(1, 20);
+    world.pass(DISK_MS - 1, &[1, 2]);
+    assert_eq!(world.removes(), None);
+    world.pass(1, &[1, 2]);
+    assert_eq!(world.removes(), Some((1, Cause::Slow)));
+}
+
+#[test]
+fn what_the_copies_have_granted_was_never_asked_runs_or_is_over() {
+    let mut world = World::settled();
+    assert_eq!(world.followers.lease(world.now_ns), Lease::Asked);
+    world.grants(1);
+    assert_eq!(world.followers.lease(world.now_ns), Lease::Asked, "not by all");
+    world.grants(2);
+    let over_ns = world.now_ns + 540 * MS;
+    assert_eq!(world.followers.lease(over_ns - 1), Lease::Runs);
+    assert_eq!(world.followers.lease(over_ns), Lease::Over { since_ns: over_ns });
+    assert_eq!(World::new(&[0]).followers.lease(0), Lease::Runs, "alone");
+}
+
+#[test]
+fn a_copy_that_was_sent_everything_and_owes_little_is_required_before_it_has_acknowledged_it() {
+    let mut world = World::new(&[0, 2]);
+    world.follows(2, 10);
+    world.committed = Lsn(10);
+    world.follows(1, 5);
+    world.followers.sent(NodeId(1), Lsn(10), LIVE_BYTES + 1, world.now_ns);
+    let is_required = |world: &World| world.followers.is_required(world.followers.get(NodeId(1)).unwrap());
+    assert!(world.due().is_none() && !is_required(&world), "it owes too much");
+    world.acks(1, 10);
+    world.writes(20);
+    world.acks(2, 20);
+    world.committed = Lsn(20);
+    assert!(world.due().is_none() && is_required(&world), "a little");
+}
+
+#[test]
+fn the_next_look_is_due_with_the_next_beacon_a_silence_or_soon() {
+    let mut world = World::settled();
+    let next_ms = |world: &World| (world.followers.next_ns(world.now_ns) - world.now_ns) / MS;
+    assert_eq!(next_ms(&world), 100);
+    world.pass(400, &[2]);
+    assert_eq!(next_ms(&world), 50, "node 1 is silent for 400 ms of 450");
+    world.loses_link(2);
+    assert_eq!(next_ms(&world), 5);
+}
+
+#[test]
+fn a_copy_that_was_asked_to_follow_and_says_nothing_is_mute_after_a_while() {
+    let mut world = World::settled();
+    let link = world.asked(1);
+    world.now_ns += ANSWER_MS * MS - 1;
+    assert_eq!(world.followers.mute(world.now_ns), []);
+    world.now_ns += 1;
+    assert_eq!(world.followers.mute(world.now_ns), [link], "the other one has answered long ago");
+}
+
+#[test]
+fn a_primary_that_only_leads_until_another_can_takes_in_and_lets_none_go() {
+    let mut world = World::new(&[0, 2]);
+    world.committed = Lsn(10);
+    world.follows(1, 10);
+    world.acks(1, 10);
+    world.pass(10_000, &[1]);
+    let due = |world: &mut World| world.followers.due_admission(world.end, world.committed, world.now_ns);
+    assert_eq!(due(&mut world), None, "node 2 is silent; node 1 is required first");
+    let grow = Some((Change::Grow { epoch: EPOCH, member: member(1) }, None));
+    assert_eq!((due(&mut world), world.followers.proposed()), (grow, grow));
+    assert_eq!(due(&mut world), None, "one proposal at a time");
+}
+
+#[test]
+fn a_copy_is_taken_in_if_it_was_heard_and_does_not_owe_for_too_long() {
+    for (silent_ms, owes_ms, is_taken) in [(449, 1, true), (450, 1, false), (1, DISK_MS - 1, true), (1, DISK_MS, false)]
+    {
+        let mut world = World::new(&[0]);
+        world.committed = Lsn(10);
+        world.follows(1, 10);
+        world.now_ns += 20_000 * MS;
+        let ago_ns = |ms: u64| world.now_ns - ms * MS;
+        let (sent_ns, heard_ns) = (ago_ns(owes_ms), ago_ns(silent_ms));
+        world.followers.sent(NodeId(1), Lsn(11), 100, sent_ns);
+        world.followers.on_grant(NodeId(1), EPOCH, heard_ns, 5, heard_ns);
+        assert_eq!(world.due(), None);
+        let is_required = world.followers.is_required(world.followers.get(NodeId(1)).unwrap());
+        assert_eq!(is_required, is_taken, "{silent_ms} {owes_ms}");
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::core::{Core, Sink};
 use super::follow::{grace_ns, send_ack_of};
-use crate::configuration::{Coded, Configuration};
+use crate::configuration::{Coded, Configuration, MOST_FORCED};
 use crate::id::{LinkId, Lsn, NodeId, ShardId};
 use crate::node::copy::{Handing, Turn};
 use crate::node::followers::Stage;
@@ -47,6 +47,8 @@ pub struct Lead {
     next_beacon_ns: u64,
     /// A round of confirmations is wanted.
     wants_round: bool,
+    /// Copies that lack what is damaged here.
+    pub(super) unfillable: Vec<NodeId>,
     /// The disk was too slow, and the role was given up for it.
     is_given_up: bool,
 }
@@ -62,6 +64,7 @@ impl<D: Disk> Core<D> {
         })?);
         self.lead.is_durable = false;
         self.lead.cursors.clear();
+        self.lead.unfillable.clear();
         Ok(())
     }
 
@@ -87,8 +90,7 @@ impl<D: Disk> Core<D> {
         if !self.lead.is_durable || self.copy.leading().is_none_or(|leading| leading.is_persisted) {
             return Ok(());
         }
-        let forced = self.copy.configuration().map_or(0, |c| c.forced);
-        let begins_at = Lsn(forced << FORCED_SHIFT);
+        let begins_at = self.begins_at();
         if self.store.end() < begins_at {
             if self.store.jump(self.copy.epoch(), begins_at).is_err() {
                 return Ok(());
@@ -100,6 +102,11 @@ impl<D: Disk> Core<D> {
         self.ask_all_to_follow(sink);
         self.spread(sink);
         Ok(())
+    }
+
+    /// Where its log goes on at least.
+    fn begins_at(&self) -> Lsn {
+        Lsn(self.copy.configuration().map_or(0, |known| known.forced) << FORCED_SHIFT)
     }
 
     fn ask_all_to_follow(&mut self, sink: &mut impl Sink) {
@@ -162,6 +169,7 @@ impl<D: Disk> Core<D> {
             return self.ask_to_follow(from, link, sink);
         }
         leading.followers.on_following(from, link, said, now_ns);
+        self.lead.unfillable.retain(|node| *node != from);
         self.hold_tombstones();
         self.lead.cursors.insert(from, self.store.log_cursor(said.end));
         // It may grant a lease from now on, and the sooner it does, the sooner reads go on.
@@ -258,11 +266,23 @@ impl<D: Disk> Core<D> {
                         more = true;
                         break;
                     }
-                    LogRead::Cold(_) | LogRead::Busy | LogRead::End | LogRead::Corrupt => break,
+                    LogRead::Corrupt => {
+                        self.note_unfillable(node);
+                        break;
+                    }
+                    LogRead::Cold(_) | LogRead::Busy | LogRead::End => break,
                 }
             }
         }
         more
+    }
+
+    /// A copy lacks what cannot be read any more. (Where that is only just found, another copy may lead.)
+    fn note_unfillable(&mut self, node: NodeId) {
+        if self.copy.is_damaged() && !self.lead.unfillable.contains(&node) {
+            log::error!("{} lacks records that are damaged here: this copy cannot fill it", self.name(node));
+            self.lead.unfillable.push(node);
+        }
     }
 
     /// Commits what has become durable everywhere it must, or, as a follower, what the primary has committed; goes on
@@ -366,6 +386,11 @@ impl<D: Disk> Core<D> {
             return self.give_up_for_the_disk(sink);
         }
         self.lead.is_given_up = false;
+        if self.copy.is_damaged()
+            && let Some(to) = self.best_successor()
+        {
+            return self.yield_to(to, false, sink);
+        }
         if now_ns < self.lead.next_beacon_ns {
             return;
         }
@@ -430,7 +455,12 @@ impl<D: Disk> Core<D> {
 
     /// The primary's store was found damaged, or a copy's.
     pub(super) fn on_damage(&mut self, sink: &mut impl Sink) {
-        self.copy.set_health(true, self.copy.is_whole());
+        // Who has yet to write in order to lead cannot.
+        if self.store.end() < self.begins_at() {
+            self.copy.set_health(true, self.copy.is_whole());
+        } else {
+            self.copy.found_damaged();
+        }
         match self.best_successor() {
             Some(to) => self.yield_to(to, false, sink),
             None if self.copy.leads() => {
@@ -489,6 +519,11 @@ impl<D: Disk> Core<D> {
     pub fn take_over_by_force(&mut self, sink: &mut impl Sink) -> Result<(), &'static str> {
         if self.copy.is_damaged() || !self.copy.is_whole() {
             return Err("this copy is damaged, or never had all data: it cannot lead");
+        }
+        if self.copy.configuration().is_some_and(|known| known.forced >= MOST_FORCED) {
+            return Err(
+                "this shard was led by force as often as its ETags have numbers for: copy its keys to a new cluster",
+            );
         }
         if self.is_being_replaced() {
             return Err("this copy is just putting the data that it got anew in the place of the old: try again");

@@ -82,9 +82,25 @@ impl<D: Disk> Core<D> {
         let known = self.copy.configuration().into_iter().flat_map(|known| &known.in_sync);
         let others: Vec<NodeId> = known.map(|member| member.node).filter(|node| *node != self.me).collect();
         if others.is_empty() {
-            return "dkv log verify checks the directory, dkv log cut drops what is damaged".to_owned();
+            return self.remedy_alone();
         }
         format!("it is repaired by a copy that is in sync, {}, once that leads", self.names_of(&others))
+    }
+
+    /// The same where no other copy is in sync.
+    fn remedy_alone(&self) -> String {
+        let by_hand = "dkv log verify checks the directory, dkv log cut drops what is damaged";
+        let lacking = match &self.lead.unfillable[..] {
+            [] => String::new(),
+            nodes => format!("; what {} lacks is damaged, too", self.names_of(nodes)),
+        };
+        let may_fill = self.copy.is_to_fill() && !self.store.is_given_up();
+        if may_fill && self.lead.unfillable.len() < self.others().len() {
+            return format!(
+                "do not stop this node: another copy that was away is given what it lacks, and leads{lacking}"
+            );
+        }
+        format!("{by_hand}{lacking}")
     }
 
     /// For whom a copy without a primary waits.

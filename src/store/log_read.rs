@@ -61,7 +61,7 @@ pub enum LogRead {
     Busy,
     /// There is no more: all that [`Store::write_turn`] has written has been read.
     End,
-    /// The store is damaged, as [`Store::health`] says.
+    /// The store is damaged, as [`Store::health`] says, and what comes next cannot be had.
     Corrupt,
 }
 
@@ -132,9 +132,10 @@ impl<D: Disk> Store<D> {
 
     /// Appends the records behind the cursor to `out`, in lsn order, as they stand in the log, and moves the cursor
     /// on: up to `most_bytes`, or one record if that is longer. Marks are left out; where lsns have a gap, a jump
-    /// record is put in, so that the bytes go on without one. Their checksums have been checked.
+    /// record is put in, so that the bytes go on without one. Their checksums have been checked. Where the store was
+    /// found damaged while it was open, what lies behind the damaged file can still be read.
     pub fn read_log(&mut self, cursor: &mut LogCursor, most_bytes: usize, out: &mut Vec<u8>) -> LogRead {
-        if self.health.is_some() {
+        if !self.is_sound_above(cursor.after) {
             return LogRead::Corrupt;
         }
         if self.compactor.drops_above(cursor.after) {
@@ -164,6 +165,15 @@ impl<D: Disk> Store<D> {
             }
         }
         LogRead::Read { upto: cursor.after }
+    }
+
+    /// Whether no damage is known of records above `lsn`. Of a damaged file nothing is trusted, also where it looks sound:
+    /// compacted, it may have lost records without a trace. And who cannot have all that it lacks gets nothing: between
+    /// what compaction left of old records and what is damaged it would hold a mixture that never was.
+    fn is_sound_above(&self, lsn: Lsn) -> bool {
+        let Some(found) = &self.health else { return true };
+        let is_it = |segment: &&Segment| found.file == self.disk.whole_name(&segment.head.seq.log_name());
+        !self.is_given_up && self.segments.all().filter(is_it).all(|segment| segment.last <= lsn)
     }
 
     /// The segment that stands for the lsn behind `seen`, which has been written.

@@ -311,8 +311,9 @@ enum Purpose {
 /// One turn of the caller: [`Store::poll`] until it has no more; for each write [`Store::probe`] and
 /// [`Store::stage`] (or, for what another node has staged, [`Store::append`]); [`Store::write_turn`] once; [`Store::commit`] when the records may be seen.
 ///
-/// Damage that is found at the start or later makes all of it answer `Corrupt`: nothing damaged is served, copied or
-/// dropped. What is durable and committed then can be repaired from a peer, or with the offline tools.
+/// Damage that is found at the start or later makes all of it answer `Corrupt`, but for [`Store::read_log`] behind a file
+/// that was found damaged later: nothing damaged is served, copied or dropped. What is durable and committed then can be
+/// repaired from a peer, or with the offline tools.
 #[derive(Debug)]
 pub struct Store<D: Disk> {
     disk: D,
@@ -329,6 +330,8 @@ pub struct Store<D: Disk> {
     under_way: HashMap<OpId, Purpose>,
     events: VecDeque<Event>,
     health: Option<Corruption>,
+    /// It opened damaged, or was found damaged in more than one file: its log is not read any more.
+    is_given_up: bool,
     failed: Option<Fatal>,
     /// What cold reads for other copies brought.
     log_reads: LogReads,
@@ -418,6 +421,12 @@ impl<D: Disk> Store<D> {
         self.health.as_ref()
     }
 
+    /// Whether nothing of its log is read any more: it opened damaged, or is damaged in more than one file.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.is_given_up
+    }
+
     /// The log's syncs so far.
     #[must_use]
     pub fn syncs(&self) -> SyncProgress {
@@ -485,11 +494,19 @@ impl<D: Disk> Store<D> {
 
     /// Damage was found. The first finding is the one that is reported.
     fn corrupt(&mut self, file: String, offset: u64, reason: String) {
-        if self.health.is_none() {
-            let file = self.disk.whole_name(&file);
-            self.health = Some(Corruption { file, offset, reason });
-            self.events.push_back(Event::Corrupt);
+        let file = self.disk.whole_name(&file);
+        if let Some(found) = &self.health {
+            if found.file != file && !self.is_given_up {
+                log::error!(
+                    "{}: it is damaged in a second file: nothing is read of it any more",
+                    Corruption { file, offset, reason }
+                );
+                self.is_given_up = true;
+            }
+            return;
         }
+        self.health = Some(Corruption { file, offset, reason });
+        self.events.push_back(Event::Corrupt);
     }
 
     fn start(&mut self, op: OpId, purpose: Purpose) -> OpId {

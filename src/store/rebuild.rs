@@ -96,6 +96,7 @@ impl<D: Disk> Store<D> {
             under_way: HashMap::new(),
             events: VecDeque::new(),
             health: None,
+            is_given_up: false,
             failed: None,
             log_reads: VecDeque::new(),
             scratch: Vec::new(),
@@ -107,6 +108,7 @@ impl<D: Disk> Store<D> {
         self.commits = Commits::new(Lsn::ZERO);
         (self.index, self.overlay, self.keys) = (Index::default(), Overlay::default(), 0);
         self.corrupt(corruption.file, corruption.offset, corruption.reason);
+        self.is_given_up = true;
         self.events.clear();
     }
 

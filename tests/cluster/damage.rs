@@ -202,6 +202,26 @@ fn a_primary_whose_damage_a_read_finds_lets_the_other_lead_and_is_repaired() {
     is_repaired(&cluster, &keys, 2);
 }
 
+/// The shard stood still until an operator cut the log, though the other copy held the very record that was damaged.
+#[test]
+fn a_copy_that_is_found_damaged_alone_fills_the_other_which_leads_and_repairs_it() {
+    let (cluster, mut keys) = running(2);
+    cluster.kill(3);
+    let mut client = cluster.client(0);
+    for n in 60..120 {
+        keys.push(cluster.key(1, n + 100));
+        is(&set(&mut client, &keys[n], &value(n)), 201, b"OK\n");
+    }
+    flip(&cluster, 2, 10);
+    let answer = get(&mut client, &keys[10]);
+    assert!(answer.status == 503 && answer.text().contains("damaged"), "{answer:?}");
+    let ready = cluster.client(2).call("GET /readyz", "");
+    let remedy = "do not stop this node: another copy";
+    assert!(ready.status == 503 && ready.text().contains(remedy), "{ready:?}");
+    cluster.start(3);
+    is_repaired(&cluster, &keys, 2);
+}
+
 #[test]
 fn a_full_disk_refuses_writes_alone_and_recovers() {
     // What follows the program is `serve --config FILE --data-dir DIR ...`.

@@ -206,3 +206,30 @@ fn of_three_copies_two_are_killed_at_once() {
         watch.more_writes_everywhere(20);
     });
 }
+
+/// Operators replace disks one by one, and go on when the node is ready: a voter without its memory must not be.
+#[test]
+fn a_voter_that_lost_its_memory_is_not_ready_before_it_has_it_back() {
+    let cluster = pairs();
+    Load::on(&cluster).run(|watch| {
+        watch.more_writes_everywhere(20);
+        // Of the three voters, one is away while another loses its disk.
+        cluster.kill(2);
+        kill_and_wipe(&cluster, 0);
+        cluster.spawn(0);
+        cluster.wait_until_alive(0);
+        let waits = format!("[-] voter: as a voter it lost its memory, and waits for {}", cluster.addresses[2]);
+        loop {
+            let ready = cluster.client(0).call("GET /readyz?verbose", "");
+            assert_eq!(ready.status, 503, "{ready:?}");
+            if ready.text().contains(&waits) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        cluster.start(2);
+        (0..2).for_each(|shard| cluster.wait_until_whole(shard));
+        cluster.wait_until_ready(0);
+        watch.more_writes_everywhere(20);
+    });
+}
