@@ -18,7 +18,7 @@
 use super::Barrier;
 use super::followers::{Followers, Lease, Strikes};
 use super::lease::{BootNs, MS, Timing, grace_ms};
-use crate::configuration::{Change, Configuration, Member};
+use crate::configuration::{Change, Configuration, MOST_FORCED, Member};
 use crate::id::{Epoch, LinkId, Lsn, NodeId};
 use crate::wire::{Beacon, CopyState};
 
@@ -197,6 +197,11 @@ impl Copy {
         (self.is_damaged, self.can_fill) = (true, true);
     }
 
+    /// It cannot lead even for that: for its epoch to begin it would have to write.
+    pub fn cannot_fill(&mut self) {
+        self.can_fill = false;
+    }
+
     /// Whether it may lead in order to fill another copy: nobody else could.
     #[must_use]
     pub fn is_to_fill(&self) -> bool {
@@ -262,14 +267,8 @@ impl Copy {
         let leads_by_this = applied && matches!(self.role, Role::Candidate(_)) && chosen.epoch > self.epoch;
         if leads_by_this && chosen.primary == self.me.node && chosen.holds(self.me) {
             self.epoch = chosen.epoch;
-            let is_forced = matches!(self.role, Role::Candidate(Change::Force(_)));
-            // A start does not know what was granted before the force, when that was interrupted.
-            let follows_force = chosen.forced > 0 && chosen.in_sync.len() == 1;
-            let silent_until_ns = match () {
-                () if is_forced => self.granted_until_ns,
-                () if follows_force => self.boot_until_ns,
-                () => 0,
-            };
+            // A start knows neither whether the force was a moment ago nor what was granted before it.
+            let silent_until_ns = if chosen.forced > 0 { self.granted_until_ns } else { 0 };
             self.fresh_ns = self.now_ns;
             let followers = Followers::new(chosen.clone(), &self.others, self.timing, self.disk_ms, self.now_ns);
             self.configuration = Some(chosen);
@@ -353,8 +352,10 @@ impl Copy {
     /// Its place in a configuration that is news to it.
     fn place(&mut self, chosen: &Configuration) {
         let is_mine = chosen.primary == self.me.node && chosen.holds(self.me);
-        let is_given_up =
-            self.is_cut && !chosen.holds(self.me) && chosen.in_sync.iter().all(|member| member.node == self.me.node);
+        let is_given_up = self.is_cut
+            && !chosen.holds(self.me)
+            && chosen.forced < MOST_FORCED
+            && chosen.in_sync.iter().all(|member| member.node == self.me.node);
         self.note_fresh();
         self.epoch = self.epoch.max(chosen.epoch);
         if is_mine && (self.is_sound() || self.is_to_fill()) {

@@ -667,7 +667,7 @@ fn a_start_behind_a_forced_takeover_is_silent_for_as_long_as_a_lease_may_run() {
     };
     assert_eq!(started(1, alone), START_NS + 2_000 * MS);
     assert_eq!(started(0, alone), 0);
-    assert_eq!(started(1, pair), 0, "another copy has been taken in since");
+    assert_eq!(started(1, pair), START_NS + 2_000 * MS, "taking another copy in may have been a matter of moments");
 }
 
 #[test]

@@ -93,6 +93,11 @@ impl<D: Disk> Core<D> {
         let begins_at = self.begins_at();
         if self.store.end() < begins_at {
             if self.store.jump(self.copy.epoch(), begins_at).is_err() {
+                if self.store.health().is_some() {
+                    self.copy.cannot_fill();
+                    self.copy.stop_leading();
+                    self.settle(sink);
+                }
                 return Ok(());
             }
             self.store.write_turn()?;
@@ -227,6 +232,9 @@ impl<D: Disk> Core<D> {
         self.lead.has_read = false;
         let mut more = false;
         for node in self.others() {
+            if self.lead.unfillable.contains(&node) {
+                continue;
+            }
             for _ in 0..PIECES_A_TURN {
                 let Some(leading) = self.copy.leading_mut() else { return false };
                 let committed = leading.committed;
@@ -279,7 +287,7 @@ impl<D: Disk> Core<D> {
 
     /// A copy lacks what cannot be read any more. (Where that is only just found, another copy may lead.)
     fn note_unfillable(&mut self, node: NodeId) {
-        if self.copy.is_damaged() && !self.lead.unfillable.contains(&node) {
+        if self.copy.is_damaged() {
             log::error!("{} lacks records that are damaged here: this copy cannot fill it", self.name(node));
             self.lead.unfillable.push(node);
         }
@@ -440,14 +448,16 @@ impl<D: Disk> Core<D> {
         able.max_by_key(|f| (f.acked, std::cmp::Reverse(f.node))).map(|f| f.node)
     }
 
-    /// Stops in this epoch for good, and tells another copy to lead.
+    /// Stops in this epoch for good, and tells another copy to lead: at once, unless this copy was forced to lead and
+    /// still waits for the leases that it had granted, of which the other knows nothing. Its own grace is longer.
     pub(super) fn yield_to(&mut self, to: NodeId, keeps_old: bool, sink: &mut impl Sink) {
         let epoch = self.copy.epoch();
+        let is_silent = self.copy.leading().is_some_and(|leading| self.now_ns < leading.silent_until_ns);
         if self.copy.stop_leading() != Turn::Deposed {
             return;
         }
         log::info!("this copy stops leading in epoch {}: {} is to lead", epoch.0, self.name(to));
-        if let Some(link) = self.controls[to.0 as usize] {
+        if let Some(link) = self.controls[to.0 as usize].filter(|_| !is_silent) {
             sink.send(link, &Message::Lead { epoch, keeps_old });
         }
         self.settle(sink);
@@ -455,12 +465,7 @@ impl<D: Disk> Core<D> {
 
     /// The primary's store was found damaged, or a copy's.
     pub(super) fn on_damage(&mut self, sink: &mut impl Sink) {
-        // Who has yet to write in order to lead cannot.
-        if self.store.end() < self.begins_at() {
-            self.copy.set_health(true, self.copy.is_whole());
-        } else {
-            self.copy.found_damaged();
-        }
+        self.copy.found_damaged();
         match self.best_successor() {
             Some(to) => self.yield_to(to, false, sink),
             None if self.copy.leads() => {
@@ -485,7 +490,7 @@ impl<D: Disk> Core<D> {
         let until_ns = self.now_ns + HANDOVER_MS * MS;
         let Some(leading) = self.copy.leading_mut() else { return Err("this node does not lead the shard") };
         let followers = &leading.followers;
-        if !leading.is_settled {
+        if !leading.is_settled || self.now_ns < leading.silent_until_ns {
             return Err("the shard's primary has only just taken over: try again");
         }
         if followers.get(to).is_none_or(|f| !followers.is_in_sync(f) || f.streaming().is_none()) {

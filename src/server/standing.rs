@@ -79,12 +79,17 @@ impl<D: Disk> Core<D> {
     /// What becomes of damaged data.
     #[must_use]
     pub fn remedy(&self) -> String {
-        let known = self.copy.configuration().into_iter().flat_map(|known| &known.in_sync);
-        let others: Vec<NodeId> = known.map(|member| member.node).filter(|node| *node != self.me).collect();
+        let Some(known) = self.copy.configuration() else { return self.waits_for() };
+        let in_sync = known.in_sync.iter().map(|member| member.node);
+        let others: Vec<NodeId> = in_sync.filter(|node| *node != self.me).collect();
         if others.is_empty() {
             return self.remedy_alone();
         }
-        format!("it is repaired by a copy that is in sync, {}, once that leads", self.names_of(&others))
+        let others = self.names_of(&others);
+        format!(
+            "it is repaired by a copy that is in sync, {others}, once that leads; if what that had is gone for good, \
+             dkv log verify checks this directory"
+        )
     }
 
     /// The same where no other copy is in sync.

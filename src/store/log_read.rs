@@ -173,7 +173,8 @@ impl<D: Disk> Store<D> {
     fn is_sound_above(&self, lsn: Lsn) -> bool {
         let Some(found) = &self.health else { return true };
         let is_it = |segment: &&Segment| found.file == self.disk.whole_name(&segment.head.seq.log_name());
-        !self.is_given_up && self.segments.all().filter(is_it).all(|segment| segment.last <= lsn)
+        let read = self.segments.order().iter().map(|slot| self.segments.get(*slot));
+        !self.is_given_up && read.filter(is_it).all(|segment| segment.last <= lsn)
     }
 
     /// The segment that stands for the lsn behind `seen`, which has been written.

@@ -222,6 +222,35 @@ fn a_copy_that_is_found_damaged_alone_fills_the_other_which_leads_and_repairs_it
     is_repaired(&cluster, &keys, 2);
 }
 
+/// Whoever waited then, as the message advises at first, would wait for ever.
+#[test]
+fn a_copy_that_is_found_damaged_alone_says_so_where_the_other_lacks_what_is_damaged() {
+    let (cluster, mut keys) = running(2);
+    cluster.kill(3);
+    let mut client = cluster.client(0);
+    for n in 60..120 {
+        keys.push(cluster.key(1, n + 100));
+        is(&set(&mut client, &keys[n], &value(n)), 201, b"OK\n");
+    }
+    flip(&cluster, 2, 70);
+    let answer = get(&mut client, &keys[70]);
+    assert!(answer.status == 503 && answer.text().contains("damaged"), "{answer:?}");
+    cluster.spawn(3);
+    cluster.wait_until_alive(3);
+    loop {
+        let ready = cluster.client(2).call("GET /readyz", "");
+        assert_eq!(ready.status, 503, "{ready:?}");
+        let text = ready.text();
+        if text.contains("dkv log verify") && text.contains("lacks is damaged, too") {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    // What the other has it still tells to those who ask for no more.
+    let stale = format!("GET /get?key={}&consistency=stale", keys[10]);
+    is(&cluster.client(3).call(&stale, ""), 200, &value(10));
+}
+
 #[test]
 fn a_full_disk_refuses_writes_alone_and_recovers() {
     // What follows the program is `serve --config FILE --data-dir DIR ...`.

@@ -263,6 +263,10 @@ impl Checks {
         if now.is_formed && now.votes && before.is_formed && !before.votes {
             self.seen.add("voters re-seeded", 1);
         }
+        let copies = |view: &View| view.configuration.as_ref().map_or(0, |c| c.in_sync.len());
+        if now.is_damaged && before.is_damaged && copies(before) == 1 && copies(now) == 2 {
+            self.seen.add("copies filled by a damaged one", 1);
+        }
     }
 
     /// A configuration is known to be chosen: there is one of each version, and its copies have all that was answered.

@@ -41,6 +41,8 @@ pub enum Fault {
     WallClock,
     /// A bit flips in a file.
     Rot,
+    /// The other copies of a shard die, and a bit flips in what the primary has and they have, too.
+    RotAlone,
     /// The directory is emptied.
     Wipe,
     /// The directory is what it was some time ago.
@@ -50,7 +52,7 @@ pub enum Fault {
 }
 
 /// All of them, and about how long it takes from one to the next where they occur, in seconds.
-const ALL: [(Fault, u64); 25] = [
+const ALL: [(Fault, u64); 26] = [
     (Fault::Kill, 4),
     (Fault::PowerLoss, 6),
     (Fault::PowerLossInCall, 6),
@@ -73,6 +75,7 @@ const ALL: [(Fault, u64); 25] = [
     (Fault::Evict, 5),
     (Fault::WallClock, 5),
     (Fault::Rot, 6),
+    (Fault::RotAlone, 6),
     (Fault::Wipe, 6),
     (Fault::OldImage, 5),
     (Fault::Island, 6),
@@ -93,7 +96,7 @@ impl Fault {
     /// Whether it strikes only where all is whole: it takes data away for good, of which there must be another copy, or
     /// it shows what the others owe meanwhile.
     pub fn wants_calm(self) -> bool {
-        matches!(self, Fault::Rot | Fault::Wipe | Fault::OldImage | Fault::Island)
+        matches!(self, Fault::Rot | Fault::RotAlone | Fault::Wipe | Fault::OldImage | Fault::Island)
     }
 }
 

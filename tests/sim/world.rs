@@ -54,6 +54,8 @@ enum Event {
     Impatience,
     /// Somebody looks whether writes go on while a node fails.
     Probe,
+    /// Somebody reads all keys of a node's shard there.
+    ReadAll(usize),
     /// The n-th kind of fault.
     Strike(usize),
     Cut(NodeId, NodeId),
@@ -102,6 +104,8 @@ struct Flip {
     at: usize,
     bit: usize,
     around: Vec<u8>,
+    /// Nobody else need be able to repair it.
+    is_alone: bool,
 }
 
 /// Independent random numbers for each concern, so that one does not move the others.
@@ -399,6 +403,7 @@ impl World {
                 self.after(500 * MS, Event::Impatience);
             }
             Event::Probe => return self.probe(),
+            Event::ReadAll(at) => self.read_all(at),
             Event::Strike(nth) => {
                 if !self.is_healed {
                     let fault = self.mix.kinds[nth].0;

@@ -2,6 +2,8 @@
 //! Never: how often, and which ([`super::super::faults`]).
 
 use super::*;
+use crate::workload::value;
+use dkv::op::{Condition, Verb};
 
 impl World {
     /// Some node; as often as not one that leads.
@@ -146,7 +148,7 @@ impl World {
                 let wall_ms = self.fates.clocks.below(1 << 41);
                 self.nodes[at].clock.set_wall(wall_ms);
             }
-            Fault::Rot | Fault::Wipe | Fault::OldImage | Fault::Island => {}
+            Fault::Rot | Fault::RotAlone | Fault::Wipe | Fault::OldImage | Fault::Island => {}
         }
     }
 
@@ -204,6 +206,22 @@ impl World {
                 self.begin_island(at);
                 return Ok(());
             }
+            Some(Fault::RotAlone) => {
+                let copies = self.nodes.iter().filter(|other| other.shard == self.nodes[at].shard).count();
+                let leads = self.nodes[at].view(self.now).is_some_and(|view| view.state == CopyState::Serving);
+                match self.sealed(at) {
+                    _ if !leads || copies < 2 => self.end_lull(),
+                    Some(file) => {
+                        self.rot_alone(at, file);
+                        self.begin_lull(None);
+                    }
+                    None => {
+                        self.fill_a_file(at);
+                        self.begin_lull(fault);
+                    }
+                }
+                return Ok(());
+            }
             Some(fault) => {
                 self.rob(at, fault);
                 // What it took must come back first: the others must be there until it has been noticed.
@@ -219,7 +237,7 @@ impl World {
 
     pub(super) fn end_lull(&mut self) {
         self.lull = None;
-        let Some(Flip { node, file, at, bit, around }) = self.flip.take() else { return };
+        let Some(Flip { node, file, at, bit, around, is_alone }) = self.flip.take() else { return };
         let machine = &self.nodes[node].machine;
         if machine.files().iter().any(|(name, _)| *name == file) {
             machine.damage(&file, |bytes| {
@@ -228,6 +246,10 @@ impl World {
                     bytes[at] ^= 1 << bit;
                 }
             });
+        }
+        // The other lacked what cannot be read, and nothing repairs that; with a sound file a start does.
+        if is_alone && self.nodes[node].view(self.now).is_some_and(|view| view.is_damaged) {
+            self.kill(node);
         }
     }
 
@@ -283,6 +305,63 @@ impl World {
         let bytes = machine.read(&file);
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
         let bit = self.fates.faults.below(used * 8 * 6 / 10 + 1) as usize;
+        self.flip(at, file, bit, false);
+        if self.fates.faults.once_in(2) {
+            self.kill(at);
+        }
+    }
+
+    /// A bit flips at the primary, in a file of which the others lack nothing, and they are away for a while: the damage
+    /// is found while nobody else is in sync.
+    fn rot_alone(&mut self, at: usize, file: String) {
+        let others = self.nodes.iter().filter(|node| node.shard == self.nodes[at].shard).map(|node| node.id.0 as usize);
+        for other in others.filter(|other| *other != at).collect::<Vec<usize>>() {
+            if self.nodes[other].process.is_some() {
+                self.end(other, false);
+                self.nodes[other].machine.kill();
+                let away = SECOND + self.fates.faults.below(5 * SECOND);
+                self.after(away, Event::Undo(Undo::Start(other)));
+            }
+        }
+        let bits = self.nodes[at].machine.read(&file).len() as u64 * 8;
+        let bit = self.fates.faults.below(bits) as usize;
+        self.flip(at, file, bit, true);
+        let failover = self.cluster.settings().replication.failover_ms * MS;
+        let late = self.fates.faults.below(2 * failover);
+        self.after(late, Event::ReadAll(at));
+    }
+
+    /// The newest file of a log that is sealed.
+    fn sealed(&self, at: usize) -> Option<String> {
+        let files = self.nodes[at].machine.files();
+        let sealed = files.iter().filter_map(|(name, _)| Some(format!("{}.log", name.strip_suffix(".hint")?)));
+        sealed.filter(|log| files.iter().any(|(name, _)| name == log)).max()
+    }
+
+    /// Writes long records, until a file is sealed by them.
+    fn fill_a_file(&mut self, at: usize) {
+        for key in self.long_keys(at) {
+            let value = value(u64::MAX, 16_000);
+            self.call(at, Call { verb: Verb::Set, key, value, condition: Condition::None, stale: false });
+        }
+    }
+
+    fn long_keys(&self, at: usize) -> Vec<Vec<u8>> {
+        let keys = (0..).map(|n| format!("long{n}").into_bytes());
+        keys.filter(|key| Some(self.router.shard_of(key)) == self.nodes[at].shard).take(8).collect()
+    }
+
+    /// Reads all that there may be.
+    pub(super) fn read_all(&mut self, at: usize) {
+        let Some(shard) = self.nodes[at].shard.filter(|_| self.nodes[at].process.is_some()) else { return };
+        let keys = self.workload.habits.keys.iter().filter(|key| self.router.shard_of(key) == shard).cloned();
+        for key in keys.chain(self.long_keys(at)).collect::<Vec<Vec<u8>>>() {
+            self.call(at, Call { verb: Verb::Get, key, value: Vec::new(), condition: Condition::None, stale: false });
+        }
+    }
+
+    fn flip(&mut self, at: usize, file: String, bit: usize, is_alone: bool) {
+        let machine = self.nodes[at].machine.clone();
         self.trace.line(self.now, format_args!("{}: bit {bit} of {file} flips", name(NodeId(at as u32))));
         self.checks.seen.add("flipped bits", 1);
         self.checks.rotten.insert(NodeId(at as u32));
@@ -296,10 +375,7 @@ impl World {
         });
         let from = place.saturating_sub(32);
         let around = machine.read(&file).into_iter().skip(from).take(64).collect();
-        self.flip = Some(Flip { node: at, file, at: place, bit, around });
-        if self.fates.faults.once_in(2) {
-            self.kill(at);
-        }
+        self.flip = Some(Flip { node: at, file, at: place, bit, around, is_alone });
     }
 
     /// Each direction fails, and comes back, at a moment of its own.
