@@ -49,6 +49,12 @@ fn range(text: &str) -> Option<std::ops::RangeInclusive<usize>> {
     Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
+/// Whether what is written here is only kept in memory, where a sync is free.
+pub fn is_in_memory(dir: &Path) -> bool {
+    const TMPFS: i64 = 0x0102_1994;
+    rustix::fs::statfs(dir).is_ok_and(|about| about.f_type == TMPFS)
+}
+
 /// As many descriptors as the system allows, here and in what is started from here.
 pub fn raise_descriptors() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);

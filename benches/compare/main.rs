@@ -105,6 +105,9 @@ fn main() -> ExitCode {
     let cores = Cores::choose();
     cores.pin_self();
     let site = Site::new(cores, options.servers.clone());
+    if machine::is_in_memory(site.dir.path()) {
+        println!("Data lie in memory: writes are not durable, and their figures worthless. Set TMPDIR.");
+    }
     let (dir, window) = (site.dir.path().to_owned(), Duration::from_secs_f64(options.seconds));
     let (records, calls, idle) = Default::default();
     let bench = Bench { rounds: options.rounds, window, cores, records, calls, idle, dir };

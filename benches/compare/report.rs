@@ -115,7 +115,8 @@ pub fn write(bench: &Bench, site: &Site, out: Option<&Path>) -> ExitCode {
 }
 
 fn facts(bench: &Bench, site: &Site) -> String {
-    let mut text = machine::describe();
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let mut text = format!("cargo bench --bench compare -- {}\n{}", words.join(" "), machine::describe());
     let (rounds, seconds, cores) = (bench.rounds, bench.window.as_secs_f64(), bench.cores);
     let _ = write!(text, "\nservers on core {}, load on core {}; ", cores.server, cores.load);
     let _ = writeln!(text, "{rounds} rounds of {seconds} s, in turns\n");
@@ -211,8 +212,8 @@ fn kinds(text: &mut String, server: &str, calls: &Calls) {
     let _ = write!(text, "  calls a request, {server}:");
     for (name, count) in &calls.by_kind {
         let share = *count as f64 / calls.requests.max(1) as f64;
-        if share >= 0.005 {
-            let _ = write!(text, " {name} {share:.2}");
+        if share >= 0.001 {
+            let _ = write!(text, " {name} {share:.3}");
         }
     }
     text.push('\n');

@@ -102,6 +102,7 @@ impl Site {
             .spawn()
             .unwrap();
         let file = program.file_name().unwrap_or_default().to_string_lossy();
+        let args: Vec<_> = args.iter().map(|arg| if arg.is_empty() { "''" } else { arg }).collect();
         self.note(name, &format!("{file} {}", args.join(" ")), version);
         Process { child, name, output: place.join("output") }
     }
