@@ -1,5 +1,5 @@
-//! Owns: the least that an HTTP server on mio and httparse can do: it answers every request with the same bytes. One read
-//! and one write a readiness, also for pipelined requests; registrations are made once; no allocation a request.
+//! Owns: the least that an HTTP server on mio and httparse can do: it answers every request with the same bytes. One
+//! read and one write a readiness, also for pipelined requests; registrations are made once; no allocation a request.
 //! Never: what a request asks for.
 
 use std::io::{self, ErrorKind, Read, Write};

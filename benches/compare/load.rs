@@ -376,8 +376,8 @@ impl Line {
     }
 }
 
-/// How many answers end in these bytes, of which the first `skip` belong to one that was judged, and how many bytes need
-/// not be seen again.
+/// How many answers end in these bytes, of which the first `skip` belong to one that was judged, and how many bytes
+/// need not be seen again.
 fn answers(bytes: &[u8], skip: &mut usize, wanted: &Wanted) -> io::Result<(usize, usize)> {
     let (mut answers, mut taken) = (0, 0);
     loop {

@@ -1,5 +1,6 @@
-//! This store beside what people would use instead, on one machine: what a request costs the server's processor, and how
-//! many it answers how soon. `cargo bench --bench compare -- --help` has the rest; benches/README.md says how to read it.
+//! This store beside what people would use instead, on one machine: what a request costs the server's processor, and
+//! how many it answers how soon. `cargo bench --bench compare -- --help` has the rest; benches/README.md says how to
+//! read it.
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on says so by its place")]
 
 mod calls;

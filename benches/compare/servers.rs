@@ -1,5 +1,5 @@
-//! Owns: the candidates: how each is started, pinned and filled, each in a directory of its own, all ended by their pids
-//! when the measurement lets go of them.
+//! Owns: the candidates: how each is started, pinned and filled, each in a directory of its own, all ended by their
+//! pids when the measurement lets go of them.
 //! Never: how they are measured.
 
 use std::any::Any;
