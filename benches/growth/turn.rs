@@ -21,6 +21,9 @@ const TOLD: Duration = Duration::from_millis(1_200);
 const CONNECTIONS: usize = 64;
 /// A replica that has not caught up by then does so without being watched.
 const LONGEST_CATCH_UP: Duration = Duration::from_secs(300);
+/// Nobody is replaced or removed because the machine is busy.
+const SETTINGS: &str =
+    "[replication]\nfailover_ms = 20000\n[deadlines]\nwait_ms = 60000\nanswer_ms = 60000\ndisk_ms = 60000";
 const LARGE_VALUE_BYTES: usize = 1 << 20;
 
 pub fn run(options: &Options, report: &mut Report) {
@@ -89,10 +92,13 @@ impl Bench {
     /// A primary with so many keys, a replica and a witness, so that there is a majority without the replica.
     fn start(first: u64) -> Bench {
         let addresses = [free_address(), free_address(), free_address()];
-        let cluster = Cluster::at(&addresses, &[2], "").wrapped_each(|node| {
-            let log = ["env", "RUST_LOG=info,dkv::turns=debug"].map(str::to_owned);
-            let core = if node == 0 { machine::NODES_CORE } else { machine::cores() - 1 };
-            log.into_iter().chain(machine::pinned(core)).collect()
+        let cluster = Cluster::at(&addresses, &[2], SETTINGS).wrapped_each(|node| {
+            let (log, core) = if node == 0 {
+                ("RUST_LOG=info,dkv::turns=debug", machine::NODES_CORE)
+            } else {
+                ("RUST_LOG=info", machine::cores() - 1)
+            };
+            ["env", log].map(str::to_owned).into_iter().chain(machine::pinned(core)).collect()
         });
         cluster.start_all();
         cluster.wait_until_whole(0);
