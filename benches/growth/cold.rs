@@ -33,9 +33,13 @@ pub fn run(options: &Options, report: &mut Report) {
     report.heading(&format!(
         "cold: {HOT_KEYS} hot keys at {HOT_RATE} GETs/s (open loop), while {COLD_CONNECTIONS} connections read any of {keys} keys of 1 KiB"
     ));
-    let cluster = node::started();
+    let group = Group::new();
+    let enter = group.as_ref().map(Group::enter).unwrap_or_default();
+    let cluster = Cluster::new(1, 1, "")
+        .wrapped_each(|_| enter.iter().cloned().chain(machine::pinned(machine::NODES_CORE)).collect());
+    cluster.start(0);
     Load::start(Plan { value_bytes: VALUE_BYTES, calls: Some(keys), ..node::writes(&cluster, Keys::InTurn(0)) }).wait();
-    let memory = Memory::shorten(&cluster, limit);
+    let memory = Memory::shorten(&cluster, group, limit);
     let bench = Bench { cluster, memory, keys };
     report.line(&format!("  {}", bench.memory.how(limit)));
     report.line("  round   quiet p50, p99 us   meanwhile p50, p99 us   times   cold reads/s   MB/s from the device");
@@ -119,10 +123,9 @@ enum Memory {
 }
 
 impl Memory {
-    fn shorten(cluster: &Cluster, limit: u64) -> Memory {
-        // The pages count against who brought them in: that must be the node, from now on.
+    fn shorten(cluster: &Cluster, group: Option<Group>, limit: u64) -> Memory {
         machine::evict(&node::files(cluster));
-        match Group::with_limit(cluster.pid(0), limit) {
+        match group.filter(|group| group.limit(cluster.pid(0), limit)) {
             Some(group) => Memory::Group(group),
             None => Memory::StandIn { _evictor: Evictor::start(node::files(cluster)) },
         }
@@ -156,8 +159,8 @@ struct Group {
 }
 
 impl Group {
-    /// Puts a process into a new group. `None`: the system does not let us.
-    fn with_limit(pid: Pid, limit: u64) -> Option<Group> {
+    /// `None`: the system has none for us.
+    fn new() -> Option<Group> {
         let mine = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
         // "cgroup2 /sys/fs/cgroup cgroup2 rw", "cgroup /sys/fs/cgroup/memory cgroup rw,memory": fstab(5).
@@ -166,23 +169,32 @@ impl Group {
             let line = lines.find(|words| words[2] == kind && words[3].split(',').any(|word| word == option))?;
             Some(line[1].to_owned())
         };
-        let kinds =
-            [(1, "cgroup", "memory", ":memory:", "memory.limit_in_bytes"), (2, "cgroup2", "rw", "0::", "memory.max")];
-        kinds.into_iter().find_map(|(version, kind, option, mark, setting)| {
+        let kinds = [(1, "cgroup", "memory", ":memory:"), (2, "cgroup2", "rw", "0::")];
+        kinds.into_iter().find_map(|(version, kind, option, mark)| {
             let path = mine.lines().find_map(|line| Some(line.split_once(mark)?.1.to_owned()))?;
             let dir = PathBuf::from(format!("{}{path}/dkv-growth-{}", mount_of(kind, option)?, std::process::id()));
             fs::create_dir(&dir).ok()?;
             machine::goes_in_the_end(&dir);
             let group = Group { dir, version };
-            fs::write(group.dir.join(setting), limit.to_string()).ok()?;
-            fs::write(group.dir.join("cgroup.procs"), pid.as_raw_nonzero().to_string()).ok()?;
-            group.holds(pid).then_some(group)
+            group.setting().exists().then_some(group)
         })
     }
 
-    fn holds(&self, pid: Pid) -> bool {
+    fn setting(&self) -> PathBuf {
+        self.dir.join(if self.version == 1 { "memory.limit_in_bytes" } else { "memory.max" })
+    }
+
+    /// What a program is to be started with: it is in the group before it has any memory of its own.
+    fn enter(&self) -> Vec<String> {
+        let enter = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", self.dir.display());
+        ["sh", "-c", &enter, "sh"].map(str::to_owned).into()
+    }
+
+    /// Sets the limit; `false`: it would not hold for the process.
+    fn limit(&self, pid: Pid, bytes: u64) -> bool {
         let procs = fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
-        procs.lines().any(|line| line == pid.as_raw_nonzero().to_string())
+        let holds_it = procs.lines().any(|line| line == pid.as_raw_nonzero().to_string());
+        holds_it && fs::write(self.setting(), bytes.to_string()).is_ok()
     }
 }
 

@@ -104,11 +104,9 @@ fn head() -> String {
     let dkv = machine::version(node::PROGRAM).unwrap_or_default();
     let redis = machine::version("redis-server").unwrap_or_else(|| "no redis-server".to_owned());
     format!(
-        "{}{dkv}; {redis}\ncargo bench --bench growth -- {}\nnode: {} {} serve, on processor {}; load: on the others\n",
+        "{}{dkv}; {redis}\ncargo bench --bench growth -- {}\nnode: {} dkv serve ...; load: on the other processors\n",
         machine::description(),
         words.join(" "),
-        machine::pinned(machine::NODES_CORE).join(" "),
-        "dkv",
-        machine::NODES_CORE
+        machine::pinned(machine::NODES_CORE).join(" ")
     )
 }

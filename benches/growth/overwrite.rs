@@ -26,7 +26,7 @@ pub fn run(options: &Options, report: &mut Report) {
     report.line("  amplification: write_bytes of /proc/PID/io (pages that the process made dirty, whole: log, marks, hints, compaction,");
     report.line("  small state) over the users' records (key, value and 40 bytes, rounded up to 8); beside it wchar, the bytes given to");
     report.line("  write calls. disk: allocated blocks of the node's directory over the live records, which come without their hints");
-    for (connections, depth) in [(64, 1), (8, 100)] {
+    for (connections, depth) in [(8, 100), (64, 1)] {
         one(report, keys, writes, connections, depth);
     }
 }
