@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +44,15 @@ pub fn pinned(core: usize) -> Vec<String> {
 pub fn anonymous_bytes(pid: Pid) -> u64 {
     let status = read(&format!("/proc/{}/status", pid.as_raw_nonzero()));
     field(&status, "RssAnon:") * 1024
+}
+
+/// CPU time of a process so far, user and system, all threads: what holds on a busy machine, too.
+pub fn cpu_seconds(pid: Pid) -> f64 {
+    let stat = read(&format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // The second field is the program's name in parentheses, which may hold spaces; these are the 14th and the 15th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// What a process caused to be read from and written to disks.
@@ -155,6 +165,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
+static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static LITTER: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// A directory that is to go, also when the bench is interrupted.
@@ -166,8 +177,17 @@ pub fn goes_in_the_end(dir: &Path) {
 pub fn clean_up_when_interrupted() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM]).expect("signals can be handled");
+    // What fails then fails because its node is gone.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        while IS_INTERRUPTED.load(Ordering::Relaxed) {
+            thread::park();
+        }
+        usual(panic);
+    }));
     thread::spawn(move || {
         if signals.forever().next().is_some() {
+            IS_INTERRUPTED.store(true, Ordering::Relaxed);
             children().into_iter().for_each(|pid| _ = kill_process(pid, Signal::KILL));
             thread::sleep(Duration::from_millis(500));
             for dir in LITTER.lock().expect("no thread panics with it").iter().rev() {

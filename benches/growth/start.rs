@@ -21,6 +21,7 @@ const KINDS: [&str; 4] = ["warm", "cold", "no hints", "after kill -9"];
 /// One start.
 struct Start {
     ms: f64,
+    cpu_ms: f64,
     read_bytes: u64,
     stolen_percent: f64,
 }
@@ -41,17 +42,19 @@ pub fn run(options: &Options, report: &mut Report) {
         for (kind, all) in KINDS.iter().zip(&mut starts) {
             let start = prepared(&cluster, kind, keys);
             report.round("start", kind, round, start.ms, "ms", start.stolen_percent);
+            report.round("start", &format!("{kind}: CPU"), round, start.cpu_ms, "ms", start.stolen_percent);
             all.push(start);
         }
     }
     let disk_bytes = machine::disk_bytes(&cluster.data(0)) as f64;
-    report.line("                        ms   keys/s (million)   MB read from the device   every round, ms");
+    report.line("                        ms   of CPU   keys/s (million)   MB read from the device   every round, ms");
     for (kind, all) in KINDS.iter().zip(&starts) {
         let ms = median_ms(all);
-        let read = median(&all.iter().map(|start| start.read_bytes as f64).collect::<Vec<f64>>()) / 1e6;
-        let every: Vec<String> =
-            all.iter().map(|start| format!("{:.0}{}", start.ms, mark(start.stolen_percent))).collect();
-        report.line(&format!("  {kind:<14} {ms:>9.0} {:>18.2} {read:>25.1}   {}", rate(keys, ms), every.join(" ")));
+        let median_of = |of: fn(&Start) -> f64| median(&all.iter().map(of).collect::<Vec<f64>>());
+        let (cpu_ms, read) = (median_of(|start| start.cpu_ms), median_of(|start| start.read_bytes as f64) / 1e6);
+        let every = all.iter().map(|start| format!("{:.0}{}", start.ms, mark(start.stolen_percent)));
+        let (rate, every) = (rate(keys, ms), every.collect::<Vec<String>>().join(" "));
+        report.line(&format!("  {kind:<14} {ms:>9.0} {cpu_ms:>8.0} {rate:>18.2} {read:>25.1}   {every}"));
     }
     report.line("  cold: the node's files were taken out of the page cache by posix_fadvise(DONTNEED)");
     judge(report, keys, &starts, disk_bytes);
@@ -118,7 +121,8 @@ fn timed(cluster: &Cluster) -> Start {
         thread::sleep(Duration::from_millis(1));
     }
     let ms = began.elapsed().as_secs_f64() * 1e3;
-    Start { ms, read_bytes: Io::of(cluster.pid(0)).read_bytes, stolen_percent: stolen.percent() }
+    let (pid, stolen_percent) = (cluster.pid(0), stolen.percent());
+    Start { ms, cpu_ms: machine::cpu_seconds(pid) * 1e3, read_bytes: Io::of(pid).read_bytes, stolen_percent }
 }
 
 fn median_ms(starts: &[Start]) -> f64 {
