@@ -83,7 +83,8 @@ pub enum TurnPhase {
 }
 
 impl TurnPhase {
-    const NAMES: [&str; 6] = ["wait", "read", "timers", "store", "send", "background"];
+    /// In order.
+    pub const NAMES: [&str; 6] = ["wait", "read", "timers", "store", "send", "background"];
 }
 
 /// What the server counts.
@@ -130,6 +131,12 @@ impl Metrics {
     /// Counts time of a turn.
     pub fn spent(&mut self, phase: TurnPhase, ns: u64) {
         self.turn_ns[phase as usize] += ns;
+    }
+
+    /// The time of all turns so far, by phase.
+    #[must_use]
+    pub fn phases_ns(&self) -> [u64; TurnPhase::NAMES.len()] {
+        self.turn_ns
     }
 }
 

@@ -16,6 +16,7 @@ mod forward;
 pub mod lane;
 mod lead;
 mod link;
+mod longest;
 mod messages;
 pub mod metrics;
 mod operate;

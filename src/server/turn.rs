@@ -15,6 +15,7 @@ use super::ServeError;
 use super::browser::AllowedHosts;
 use super::conn::{Client, Ledger, Role, Stage};
 use super::core::Core;
+use super::longest::LongestTurn;
 use super::metrics::{Metrics, TurnPhase};
 use super::sink::Out;
 use crate::config::Cluster;
@@ -80,6 +81,7 @@ pub struct Server {
     /// Those who forward requests here were told that this node stops.
     said_goodbye: bool,
     sync_since_ns: Option<(u64, u64)>,
+    longest_turn: Option<LongestTurn>,
 }
 
 /// What a server is made of.
@@ -143,6 +145,7 @@ impl Server {
             operations: Vec::new(),
             said_goodbye: false,
             sync_since_ns: None,
+            longest_turn: LongestTurn::if_asked(now.boot_ns, thread_cpu_ns()),
             cluster,
             me,
         }
@@ -218,6 +221,9 @@ impl Server {
         self.tell_time();
         self.phase(TurnPhase::Background, begin);
         self.metrics.turns += 1;
+        if let Some(longest) = &mut self.longest_turn {
+            longest.turn_ended(self.now.boot_ns, thread_cpu_ns(), self.metrics.phases_ns());
+        }
         Ok(())
     }
 
@@ -515,6 +521,12 @@ pub(super) fn now() -> Now {
 pub(super) fn boot_ns() -> u64 {
     let boot = clock_gettime(ClockId::Boottime);
     boot.tv_sec.unsigned_abs() * 1_000_000_000 + boot.tv_nsec.unsigned_abs()
+}
+
+/// Nanoseconds that this thread has been computing. This clock is a system call.
+fn thread_cpu_ns() -> u64 {
+    let cpu = clock_gettime(ClockId::ThreadCPUTime);
+    cpu.tv_sec.unsigned_abs() * 1_000_000_000 + cpu.tv_nsec.unsigned_abs()
 }
 
 fn wall_ms() -> u64 {
