@@ -456,6 +456,9 @@ fn the_only_copy_in_sync_leads_to_fill_another_when_it_was_found_damaged_while_i
     assert!(!stopped_by_damage(emptied, alone_again()).is_candidate());
     let refilled = |copy: &mut Copy| (copy.found_damaged(), copy.replaced(member(ME), true)).1;
     assert!(!stopped_by_damage(refilled, alone_again()).is_candidate());
+    // Nor has one that would have to write for its epoch to begin.
+    let cannot = |copy: &mut Copy| (copy.found_damaged(), copy.cannot_fill()).1;
+    assert!(!stopped_by_damage(cannot, alone_again()).is_candidate());
     // Another one in sync leads instead; of one that opened damaged nothing is known.
     let both = || Configuration { version: 9, primary: ME, ..pair(3, ME) };
     assert!(!stopped_by_damage(Copy::found_damaged, both()).is_candidate());

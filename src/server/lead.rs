@@ -90,7 +90,8 @@ impl<D: Disk> Core<D> {
         if !self.lead.is_durable || self.copy.leading().is_none_or(|leading| leading.is_persisted) {
             return Ok(());
         }
-        let begins_at = self.begins_at();
+        let forced = self.copy.configuration().map_or(0, |known| known.forced);
+        let begins_at = Lsn(forced << FORCED_SHIFT);
         if self.store.end() < begins_at {
             if self.store.jump(self.copy.epoch(), begins_at).is_err() {
                 if self.store.health().is_some() {
@@ -107,11 +108,6 @@ impl<D: Disk> Core<D> {
         self.ask_all_to_follow(sink);
         self.spread(sink);
         Ok(())
-    }
-
-    /// Where its log goes on at least.
-    fn begins_at(&self) -> Lsn {
-        Lsn(self.copy.configuration().map_or(0, |known| known.forced) << FORCED_SHIFT)
     }
 
     fn ask_all_to_follow(&mut self, sink: &mut impl Sink) {

@@ -202,19 +202,25 @@ fn a_primary_whose_damage_a_read_finds_lets_the_other_lead_and_is_repaired() {
     is_repaired(&cluster, &keys, 2);
 }
 
-/// The shard stood still until an operator cut the log, though the other copy held the very record that was damaged.
-#[test]
-fn a_copy_that_is_found_damaged_alone_fills_the_other_which_leads_and_repairs_it() {
+/// One copy is away and lacks the keys from the 60th on; the other finds the `n`th key's record damaged.
+fn damaged_alone(n: usize) -> (Cluster, Vec<String>) {
     let (cluster, mut keys) = running(2);
     cluster.kill(3);
     let mut client = cluster.client(0);
-    for n in 60..120 {
-        keys.push(cluster.key(1, n + 100));
-        is(&set(&mut client, &keys[n], &value(n)), 201, b"OK\n");
+    for later in 60..120 {
+        keys.push(cluster.key(1, later + 100));
+        is(&set(&mut client, &keys[later], &value(later)), 201, b"OK\n");
     }
-    flip(&cluster, 2, 10);
-    let answer = get(&mut client, &keys[10]);
+    flip(&cluster, 2, n);
+    let answer = get(&mut client, &keys[n]);
     assert!(answer.status == 503 && answer.text().contains("damaged"), "{answer:?}");
+    (cluster, keys)
+}
+
+/// The shard stood still until an operator cut the log, though the other copy held the very record that was damaged.
+#[test]
+fn a_copy_that_is_found_damaged_alone_fills_the_other_which_leads_and_repairs_it() {
+    let (cluster, keys) = damaged_alone(10);
     let ready = cluster.client(2).call("GET /readyz", "");
     let remedy = "do not stop this node: another copy";
     assert!(ready.status == 503 && ready.text().contains(remedy), "{ready:?}");
@@ -225,16 +231,7 @@ fn a_copy_that_is_found_damaged_alone_fills_the_other_which_leads_and_repairs_it
 /// Whoever waited then, as the message advises at first, would wait for ever.
 #[test]
 fn a_copy_that_is_found_damaged_alone_says_so_where_the_other_lacks_what_is_damaged() {
-    let (cluster, mut keys) = running(2);
-    cluster.kill(3);
-    let mut client = cluster.client(0);
-    for n in 60..120 {
-        keys.push(cluster.key(1, n + 100));
-        is(&set(&mut client, &keys[n], &value(n)), 201, b"OK\n");
-    }
-    flip(&cluster, 2, 70);
-    let answer = get(&mut client, &keys[70]);
-    assert!(answer.status == 503 && answer.text().contains("damaged"), "{answer:?}");
+    let (cluster, keys) = damaged_alone(70);
     cluster.spawn(3);
     cluster.wait_until_alive(3);
     loop {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A failure tells its seed, its bytes, a file with them and how to run that. Where the process itself ended or does not
-//! come back, the input stands in `target/tmp/fuzz-TARGET-PID.running`.
+//! come back, the input stands in `fuzz-TARGET-PID.running`, in the build's own directory for temporary files.
 #![allow(clippy::unwrap_used, reason = "a test's helper fails by panicking")]
 
 mod damage;
