@@ -161,10 +161,13 @@ fn tick_us() -> f64 {
     1e6 / rustix::param::clock_ticks_per_second() as f64
 }
 
+/// Resident bytes that are no pages of files (proc_pid_statm(5)): those belong to the page cache, also where a process
+/// maps them.
 fn resident(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: Option<u64> = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0) * rustix::param::page_size() as u64
+    let pages: Vec<u64> = text.split_whitespace().skip(1).take(2).filter_map(|pages| pages.parse().ok()).collect();
+    pages.first().zip(pages.get(1)).map_or(0, |(resident, shared)| resident - shared)
+        * rustix::param::page_size() as u64
 }
 
 /// The first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal.

@@ -36,6 +36,7 @@ const IDLE_CONNECTIONS: usize = 10_000;
 
 const HELP: &str = "\
 cargo bench --bench compare -- [--rounds N] [--seconds N] [--keys N] [--out DIR] [--only GROUP,...] [--servers NAME,...]
+    [--other FILE]
 
   --rounds N    how often each is measured, in turns with the others (5)
   --seconds N   how long each time (5)
@@ -43,6 +44,7 @@ cargo bench --bench compare -- [--rounds N] [--seconds N] [--keys N] [--out DIR]
   --out DIR     table.txt, rounds.csv, calls.csv, idle.csv
   --only        get, pipelined, set, pair, forward, idle, sizes, connections (default: all)
   --servers     floor, nginx, redis, webdis, etcd, dkv (default: all that are installed)
+  --other FILE  another build of dkv: measured beside this one, as dkv-other
 
 apt-get install redis-server etcd-server nginx-light webdis linux-perf
 Data lie in the directory for temporary files (TMPDIR): put that on a real disk.";
@@ -54,6 +56,7 @@ struct Options {
     out: Option<PathBuf>,
     only: Vec<String>,
     servers: Vec<String>,
+    other: Option<PathBuf>,
 }
 
 impl Options {
@@ -66,7 +69,7 @@ impl Options {
 fn options() -> Option<Options> {
     // `cargo test` runs this without --bench: it is only to be built then.
     let (only, servers) = (Vec::new(), Vec::new());
-    let mut options = Options { rounds: 5, seconds: 5.0, keys: 1_000_000, out: None, only, servers };
+    let mut options = Options { rounds: 5, seconds: 5.0, keys: 1_000_000, out: None, only, servers, other: None };
     let mut is_bench = false;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -78,6 +81,7 @@ fn options() -> Option<Options> {
             "--out" => options.out = Some(words.next()?.into()),
             "--only" => options.only = names(&words.next()?, &GROUPS)?,
             "--servers" => options.servers = names(&words.next()?, &SERVERS)?,
+            "--other" => options.other = Some(std::path::absolute(words.next()?).ok()?),
             _ => return None,
         }
     }
@@ -105,7 +109,7 @@ fn main() -> ExitCode {
     let descriptors = machine::raise_descriptors();
     let cores = Cores::choose();
     cores.pin_self();
-    let site = Site::new(cores, options.servers.clone());
+    let site = Site::new(cores, options.servers.clone(), options.other.clone());
     if machine::is_in_memory(site.dir.path()) {
         println!("Data lie in memory: writes are not durable, and their figures worthless. Set TMPDIR.");
     }
@@ -156,7 +160,7 @@ impl Run {
             targets.iter().copied().filter(|target| names.contains(&target.name)).collect()
         };
         let (saturated, both) = ([Phase::Saturated], [Phase::Saturated, Phase::EqualRate]);
-        let fast = ["floor", "nginx", "redis", "dkv"];
+        let fast = ["floor", "nginx", "redis", "dkv", "dkv-other"];
         if self.options.measures("get") {
             let load = self.load("get", Op::Get, CONNECTIONS, 1);
             self.bench.measure(&load, &targets, &fast, &both);
@@ -169,21 +173,27 @@ impl Run {
             for connections in [1, 8, 512, IDLE_CONNECTIONS] {
                 let load = self.load("connections", Op::Get, connections, 1);
                 if self.has_descriptors(connections) {
-                    self.bench.measure(&load, &those(&["floor", "nginx", "dkv"]), &[], &saturated);
+                    self.bench.measure(&load, &those(&["floor", "nginx", "dkv", "dkv-other"]), &[], &saturated);
                 }
             }
         }
         if self.options.measures("set") {
             let load = self.load("set", Op::Set, CONNECTIONS, 1);
             let phases = [Phase::Saturated, Phase::EqualRate, Phase::HalfOfOwn];
-            self.bench.measure(&load, &those(&["redis", "webdis", "etcd", "dkv"]), &["redis", "dkv"], &phases);
+            self.bench.measure(
+                &load,
+                &those(&["redis", "webdis", "etcd", "dkv", "dkv-other"]),
+                &["redis", "dkv", "dkv-other"],
+                &phases,
+            );
         }
     }
 
     fn single(&mut self, value_bytes: usize) -> Vec<Server> {
         let site = &mut self.site;
         let servers = [site.floor(value_bytes), site.nginx(value_bytes), site.redis(), site.dkv("dkv", 1, 1, 0)];
-        servers.into_iter().flatten().collect()
+        let servers = servers.into_iter().chain([site.other_dkv()]);
+        servers.flatten().collect()
     }
 
     fn filled<'a>(&self, servers: &'a [Server], keys: u32, value_bytes: usize) -> Vec<&'a Target> {

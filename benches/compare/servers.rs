@@ -44,6 +44,8 @@ pub struct Site {
     pub cores: Cores,
     /// Names on the command line; empty: all.
     pub wanted: Vec<String>,
+    /// Another build of dkv, to be measured beside this one.
+    pub other: Option<PathBuf>,
     pub dir: tempfile::TempDir,
     /// How each was started, and what it says of its version.
     pub started: Vec<(&'static str, String, String)>,
@@ -51,9 +53,9 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new(cores: Cores, wanted: Vec<String>) -> Site {
+    pub fn new(cores: Cores, wanted: Vec<String>, other: Option<PathBuf>) -> Site {
         let dir = tempfile::tempdir().unwrap();
-        Site { cores, wanted, dir, started: Vec::new(), skipped: Vec::new() }
+        Site { cores, wanted, other, dir, started: Vec::new(), skipped: Vec::new() }
     }
 
     /// The program, if it is wanted and installed; says once if it is not installed.
@@ -213,8 +215,28 @@ impl Site {
         if !self.wants("dkv") {
             return None;
         }
+        self.nodes(name, self.cores.wrapper(), shards, copies, witnesses)
+    }
+
+    /// One copy of the other build, if there is one.
+    pub fn other_dkv(&mut self) -> Option<Server> {
+        let other = self.other.clone()?;
+        let mut wrapper = self.cores.wrapper();
+        // Its arguments begin with the program that it is to become another one than.
+        wrapper.extend(["sh", "-c", "shift; exec \"$0\" \"$@\""].map(str::to_owned));
+        wrapper.push(other.display().to_string());
+        self.nodes("dkv-other", wrapper, 1, 1, 0)
+    }
+
+    fn nodes(
+        &mut self,
+        name: &'static str,
+        wrapper: Vec<String>,
+        shards: usize,
+        copies: usize,
+        witnesses: usize,
+    ) -> Option<Server> {
         let addresses: Vec<_> = (0..shards * copies + witnesses).map(|_| free_address()).collect();
-        let wrapper = self.cores.wrapper();
         let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
         let cluster = Cluster::at(&addresses, &vec![copies; shards], "").wrapped(&wrapper);
         cluster.start_all();

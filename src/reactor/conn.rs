@@ -22,6 +22,15 @@ pub enum Filled {
     Gone,
 }
 
+/// System calls on sockets, since the start: what a request costs the kernel beside the poll.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SocketCalls {
+    /// Reads, those that found nothing as well.
+    pub reads: u64,
+    /// Writes, those that were not taken as well.
+    pub writes: u64,
+}
+
 /// How far the closing of a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
@@ -143,7 +152,7 @@ impl<T> Conn<T> {
     }
 
     /// Reads once, up to `want` bytes behind what `buffer` holds.
-    pub(super) fn fill(&mut self, buffer: &mut Buffer, want: usize) -> Filled {
+    pub(super) fn fill(&mut self, buffer: &mut Buffer, want: usize, calls: &mut SocketCalls) -> Filled {
         if self.is_broken {
             return Filled::Gone;
         }
@@ -153,6 +162,7 @@ impl<T> Conn<T> {
         let room = buffer.room(want);
         let room_bytes = room.len();
         let result = loop {
+            calls.reads += 1;
             match self.socket.read(room) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => break other,
@@ -183,8 +193,9 @@ impl<T> Conn<T> {
     }
 
     /// Writes until nothing is left or the socket is full; then, if the connection is closing, shuts our half.
-    pub(super) fn flush(&mut self, now_ms: u64) {
+    pub(super) fn flush(&mut self, now_ms: u64, calls: &mut SocketCalls) {
         while self.writable && self.is_connected && self.sent < self.output.len() && !self.is_broken {
+            calls.writes += 1;
             match self.socket.write(&self.output[self.sent..]) {
                 Ok(n) => {
                     self.sent += n;

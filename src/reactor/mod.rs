@@ -10,6 +10,7 @@
 mod buffer;
 mod conn;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use slab::Slab;
 
 pub use buffer::Buffer;
-pub use conn::{Closing, Conn, Filled};
+pub use conn::{Closing, Conn, Filled, SocketCalls};
 
 use crate::id::ConnId;
 
@@ -39,15 +40,13 @@ const READ_LARGE_BYTES: usize = 1024 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
 const MOVED_BYTES: usize = 4 * 1024;
-/// Buffers kept for reuse, and the largest that is kept.
-const POOL_BUFFERS: usize = 256;
-const POOL_BUFFER_BYTES: usize = 64 * 1024;
+/// Buffers kept for reuse: the largest that is kept, and how much memory they may hold together.
+const POOL_BUFFER_BYTES: usize = 512 * 1024;
+const POOL_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a turn found ready.
 #[derive(Debug, Default)]
 pub struct Ready {
-    /// Connections on which something happened, each once.
-    pub connections: Vec<ConnId>,
     /// Connections may be waiting to be accepted.
     pub accept: bool,
     /// The owner's own source (signals) is ready.
@@ -66,12 +65,16 @@ pub struct Reactor<T> {
     out_of_descriptors: bool,
     conns: Slab<Conn<T>>,
     next_generation: u32,
+    /// Connections on which something happened, each once, in order; those that are urgent in the second queue.
+    listed: [VecDeque<ConnId>; 2],
     again: Vec<ConnId>,
     dirty: Vec<ConnId>,
     doomed: Vec<ConnId>,
     pool: Vec<Vec<u8>>,
+    pool_bytes: usize,
     scratch: Buffer,
     held_bytes: u64,
+    calls: SocketCalls,
 }
 
 impl<T> Reactor<T> {
@@ -93,12 +96,15 @@ impl<T> Reactor<T> {
             out_of_descriptors: false,
             conns: Slab::new(),
             next_generation: 0,
+            listed: Default::default(),
             again: Vec::new(),
             dirty: Vec::new(),
             doomed: Vec::new(),
             pool: Vec::new(),
+            pool_bytes: 0,
             scratch: Buffer::default(),
             held_bytes: 0,
+            calls: SocketCalls::default(),
         })
     }
 
@@ -123,19 +129,36 @@ impl<T> Reactor<T> {
     }
 
     /// Waits until something is ready or the timeout has passed; at once where work was left over
-    /// ([`Reactor::again`]), also by [`Reactor::accept`]. Fills `ready`, which is emptied first.
+    /// ([`Reactor::again`], [`Reactor::next_ready`]), also by [`Reactor::accept`]. Sets `ready`. `is_urgent`: whether a
+    /// connection goes before others.
     ///
     /// # Errors
     /// The poll itself failed.
-    pub fn wait(&mut self, timeout: Option<Duration>, ready: &mut Ready) -> io::Result<()> {
-        ready.connections.clear();
+    pub fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        ready: &mut Ready,
+        is_urgent: impl Fn(&T) -> bool,
+    ) -> io::Result<()> {
         ready.accept = std::mem::take(&mut self.accept_again);
         ready.own = false;
-        let is_left = ready.accept || !self.again.is_empty();
+        let has_listed = self.listed.iter().any(|queue| !queue.is_empty());
+        let is_left = ready.accept || has_listed || !self.again.is_empty();
         let timeout = if is_left { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             other => other?,
+        }
+        let listed = &mut self.listed;
+        let mut list = |conn: &mut Conn<T>| {
+            if !std::mem::replace(&mut conn.is_listed, true) {
+                listed[usize::from(is_urgent(&conn.state))].push_back(conn.id);
+            }
+        };
+        for id in self.again.drain(..) {
+            let Some(conn) = lookup(&mut self.conns, id) else { continue };
+            conn.is_again = false;
+            list(conn);
         }
         for event in &self.events {
             match event.token() {
@@ -143,31 +166,26 @@ impl<T> Reactor<T> {
                 WAKER => {}
                 OWN => ready.own = true,
                 token => {
-                    let id = conn_id(token);
                     // A late event of a connection that is gone: its generation is not that of the slot's tenant.
-                    let Some(conn) = lookup(&mut self.conns, id) else { continue };
+                    let Some(conn) = lookup(&mut self.conns, conn_id(token)) else { continue };
                     conn.on_event(event.is_readable(), event.is_writable(), event.is_read_closed());
-                    if !conn.is_listed {
-                        conn.is_listed = true;
-                        ready.connections.push(id);
-                    }
+                    list(conn);
                 }
             }
         }
-        for id in self.again.drain(..) {
-            let Some(conn) = lookup(&mut self.conns, id) else { continue };
-            conn.is_again = false;
-            if !conn.is_listed {
-                conn.is_listed = true;
-                ready.connections.push(id);
-            }
-        }
-        for id in &ready.connections {
-            if let Some(conn) = lookup(&mut self.conns, *id) {
-                conn.is_listed = false;
-            }
-        }
         Ok(())
+    }
+
+    /// The next connection on which something happened, of the urgent ones or of the others. Those that are not taken
+    /// in one turn come first in the next.
+    pub fn next_ready(&mut self, is_urgent: bool) -> Option<ConnId> {
+        while let Some(id) = self.listed[usize::from(is_urgent)].pop_front() {
+            if let Some(conn) = lookup(&mut self.conns, id) {
+                conn.is_listed = false;
+                return Some(id);
+            }
+        }
+        None
     }
 
     /// Accepts what is waiting, up to a bound a turn (those behind it are the next turn's) and to `room` connections.
@@ -261,6 +279,12 @@ impl<T> Reactor<T> {
         self.conns.is_empty()
     }
 
+    /// System calls on sockets so far.
+    #[must_use]
+    pub fn calls(&self) -> SocketCalls {
+        self.calls
+    }
+
     /// Bytes that stand in all connections' buffers; of the outputs, as of the last flush.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
@@ -293,7 +317,7 @@ impl<T> Reactor<T> {
             step = buffer.len().clamp(MOVED_BYTES, READ_BYTES);
         }
         let Some(conn) = lookup(&mut self.conns, id) else { return (buffer, Filled::Gone) };
-        let filled = conn.fill(&mut buffer, want.clamp(step, READ_LARGE_BYTES));
+        let filled = conn.fill(&mut buffer, want.clamp(step, READ_LARGE_BYTES), &mut self.calls);
         (buffer, filled)
     }
 
@@ -333,6 +357,7 @@ impl<T> Reactor<T> {
         if conn.output.capacity() == 0
             && let Some(buffer) = self.pool.pop()
         {
+            self.pool_bytes -= buffer.capacity();
             conn.output = buffer;
         }
         if !conn.is_dirty {
@@ -353,7 +378,7 @@ impl<T> Reactor<T> {
             if conn.is_doomed {
                 continue;
             }
-            conn.flush(now_ms);
+            conn.flush(now_ms, &mut self.calls);
             self.held_bytes -= conn.counted as u64;
             conn.counted = conn.output.len();
             self.held_bytes += conn.counted as u64;
@@ -371,7 +396,7 @@ impl<T> Reactor<T> {
     /// Writes what one connection's output holds at once: it is about to be closed.
     pub fn flush(&mut self, id: ConnId, now_ms: u64) {
         if let Some(conn) = lookup(&mut self.conns, id) {
-            conn.flush(now_ms);
+            conn.flush(now_ms, &mut self.calls);
         }
     }
 
@@ -414,8 +439,10 @@ impl<T> Reactor<T> {
     }
 
     fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.pool.len() < POOL_BUFFERS && (1..=POOL_BUFFER_BYTES).contains(&buffer.capacity()) {
+        let bytes = buffer.capacity();
+        if (1..=POOL_BUFFER_BYTES).contains(&bytes) && self.pool_bytes + bytes <= POOL_BYTES {
             buffer.clear();
+            self.pool_bytes += bytes;
             self.pool.push(buffer);
         }
     }
@@ -470,14 +497,14 @@ mod tests {
         (reactor, address)
     }
 
-    fn turn_until(reactor: &mut Reactor<()>, mut done: impl FnMut(&mut Reactor<()>, &Ready) -> bool) {
+    fn turn_until(reactor: &mut Reactor<()>, mut done: impl FnMut(&mut Reactor<()>) -> bool) {
         let mut ready = Ready::default();
         loop {
-            reactor.wait(Some(Duration::from_secs(20)), &mut ready).unwrap();
+            reactor.wait(Some(Duration::from_secs(20)), &mut ready, |()| false).unwrap();
             if ready.accept {
                 reactor.accept(100, |_| ());
             }
-            if done(reactor, &ready) {
+            if done(reactor) {
                 return;
             }
         }
@@ -489,28 +516,28 @@ mod tests {
         let mut client = Std::connect(address).unwrap();
         client.write_all(b"one two").unwrap();
         let mut seen = Vec::new();
-        turn_until(&mut reactor, |reactor, ready| {
-            for id in &ready.connections {
-                let (buffer, _) = reactor.read(*id, 0);
+        turn_until(&mut reactor, |reactor| {
+            while let Some(id) = reactor.next_ready(false) {
+                let (buffer, _) = reactor.read(id, 0);
                 if buffer.len() >= 7 {
                     seen = buffer.data().to_vec();
-                    reactor.give_back(*id, buffer, 4);
+                    reactor.give_back(id, buffer, 4);
                     return true;
                 }
-                reactor.give_back(*id, buffer, 0);
+                reactor.give_back(id, buffer, 0);
             }
             false
         });
         assert_eq!(seen, b"one two");
         assert_eq!(reactor.held_bytes(), 3);
         client.write_all(b" three").unwrap();
-        turn_until(&mut reactor, |reactor, ready| {
-            for id in &ready.connections {
-                let (buffer, _) = reactor.read(*id, 0);
+        turn_until(&mut reactor, |reactor| {
+            while let Some(id) = reactor.next_ready(false) {
+                let (buffer, _) = reactor.read(id, 0);
                 seen = buffer.data().to_vec();
                 let all = buffer.len();
                 let finished = all >= 9;
-                reactor.give_back(*id, buffer, if finished { all } else { 0 });
+                reactor.give_back(id, buffer, if finished { all } else { 0 });
                 if finished {
                     return true;
                 }
@@ -526,16 +553,53 @@ mod tests {
     fn a_late_event_does_not_meet_the_next_tenant_of_a_slot() {
         let (mut reactor, address) = reactor();
         let _first = Std::connect(address).unwrap();
-        turn_until(&mut reactor, |reactor, _| reactor.len() == 1);
+        turn_until(&mut reactor, |reactor| reactor.len() == 1);
         let old = reactor.iter_mut().next().unwrap().id;
         reactor.close(old);
         reactor.reap(|_| ());
         let _second = Std::connect(address).unwrap();
-        turn_until(&mut reactor, |reactor, _| reactor.len() == 1);
+        turn_until(&mut reactor, |reactor| reactor.len() == 1);
         let new = reactor.iter_mut().next().unwrap().id;
         assert_eq!(old.slot, new.slot);
         assert!(reactor.get(old).is_none());
         assert!(reactor.get(new).is_some());
+    }
+
+    #[test]
+    fn what_a_turn_leaves_comes_first_in_the_next_and_the_urgent_apart() {
+        let mut reactor = Reactor::<usize>::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = reactor.listener.as_ref().unwrap().local_addr().unwrap();
+        let mut ready = Ready::default();
+        let wait = |reactor: &mut Reactor<usize>, ready: &mut Ready| {
+            reactor.wait(Some(Duration::from_secs(20)), ready, |number| number % 2 == 1).unwrap();
+        };
+        let mut clients: Vec<Std> = Vec::new();
+        for number in 0..4 {
+            clients.push(Std::connect(address).unwrap());
+            while reactor.len() == number {
+                wait(&mut reactor, &mut ready);
+                reactor.accept(100, |_| number);
+            }
+        }
+        let mut taken = Vec::new();
+        let numbers: Vec<ConnId> = reactor.iter_mut().map(|conn| conn.id).collect();
+        // That a fresh one is writable is its first event.
+        while taken.len() < 4 {
+            wait(&mut reactor, &mut ready);
+            taken.extend([true, false].into_iter().filter_map(|is_urgent| reactor.next_ready(is_urgent)));
+        }
+        let order = |numbers: &[ConnId], of: &[usize]| of.iter().map(|at| numbers[*at]).collect::<Vec<_>>();
+        assert_eq!(taken, order(&numbers, &[1, 0, 3, 2]));
+        for again in [2, 0, 2] {
+            reactor.again(numbers[again]);
+        }
+        wait(&mut reactor, &mut ready);
+        reactor.again(numbers[2]);
+        assert_eq!(reactor.next_ready(true), None);
+        assert_eq!(reactor.next_ready(false), Some(numbers[2]));
+        wait(&mut reactor, &mut ready);
+        let rest: Vec<ConnId> = std::iter::from_fn(|| reactor.next_ready(false)).collect();
+        assert_eq!(rest, order(&numbers, &[0, 2]), "what was left, then what is ready again");
     }
 
     #[test]
@@ -544,7 +608,7 @@ mod tests {
         // All of them wait before the one event of the listener is seen.
         let burst: Vec<Std> = (0..ACCEPTS_PER_TURN + 3).map(|_| Std::connect(address).unwrap()).collect();
         let mut turns = 0;
-        turn_until(&mut reactor, |reactor, _| {
+        turn_until(&mut reactor, |reactor| {
             turns += 1;
             assert!(turns < 5, "a turn waited in vain while connections were left in the queue");
             reactor.len() == burst.len()
@@ -559,12 +623,12 @@ mod tests {
         for part in ["GET ", "/get", "?key"] {
             client.write_all(part.as_bytes()).unwrap();
             seen += part.len();
-            turn_until(&mut reactor, |reactor, ready| {
+            turn_until(&mut reactor, |reactor| {
                 let mut left = 0;
-                for id in &ready.connections {
-                    let (buffer, _) = reactor.read(*id, 0);
+                while let Some(id) = reactor.next_ready(false) {
+                    let (buffer, _) = reactor.read(id, 0);
                     left = buffer.len();
-                    reactor.give_back(*id, buffer, 0);
+                    reactor.give_back(id, buffer, 0);
                 }
                 left == seen
             });
@@ -579,7 +643,7 @@ mod tests {
     fn output_that_the_socket_does_not_take_waits_for_it() {
         let (mut reactor, address) = reactor();
         let mut client = Std::connect(address).unwrap();
-        turn_until(&mut reactor, |reactor, _| reactor.len() == 1);
+        turn_until(&mut reactor, |reactor| reactor.len() == 1);
         let id = reactor.iter_mut().next().unwrap().id;
         let bytes = vec![7u8; 32 << 20];
         reactor.output(id).unwrap().0.extend_from_slice(&bytes);
@@ -590,9 +654,9 @@ mod tests {
             client.read_exact(&mut all).unwrap();
             all
         });
-        turn_until(&mut reactor, |reactor, ready| {
-            for id in &ready.connections {
-                reactor.touch(*id);
+        turn_until(&mut reactor, |reactor| {
+            while let Some(id) = reactor.next_ready(false) {
+                reactor.touch(id);
             }
             reactor.flush_dirty(6, |_| ());
             reactor.held_bytes() == 0

@@ -234,6 +234,11 @@ fn metrics_text(server: &mut Server) -> String {
     let behind_s = if shard.is_empty() { 0.0 } else { server.core.copy().behind_ms() as f64 / 1_000.0 };
     let to_go = server.core.full_sync().map_or(0, |(at, goal)| goal.0.saturating_sub(at.0));
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let calls = server.reactor.calls();
+    let socket_calls = [("read", calls.reads), ("write", calls.writes)].map(|(call, n)| {
+        let help = "System calls on sockets.";
+        labelled(Gauge::counter("dkv_socket_calls_total", help, n), &format!("call=\"{call}\""))
+    });
     let mut gauges = vec![
         labelled(Gauge::new("dkv_build_info", "The program's version.", 1.0), &version),
         labelled(Gauge::new("dkv_node_info", "This node's shard and role.", 1.0), &labels),
@@ -305,6 +310,7 @@ fn metrics_text(server: &mut Server) -> String {
             gauges.push(labelled(Gauge::new("dkv_follower_lag_records", help, lag as f64), &labels));
         }
     }
+    gauges.extend(socket_calls);
     gauges.extend(super::process::gauges(server.started_wall_ms));
     metrics::text(&server.metrics, &gauges)
 }

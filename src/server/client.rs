@@ -17,8 +17,6 @@ use crate::op::{Failure, Outcome, Verb};
 use crate::reactor::{Buffer, Closing, Conn, Filled};
 use crate::wire::Class;
 
-/// What one connection may be read in one turn, in bytes: then the others have their turn.
-const TURN_BYTES: usize = 512 * 1024;
 /// What is dropped of a connection that lingers, in bytes: whoever sends more meets a reset.
 const LINGER_BYTES: usize = 1 << 20;
 
@@ -67,7 +65,6 @@ impl Server {
     }
 
     fn read_client(&mut self, id: ConnId) {
-        let mut budget = TURN_BYTES;
         loop {
             let Some(conn) = self.reactor.get(id) else { return };
             let Role::Client(client) = &conn.state else { return };
@@ -91,8 +88,7 @@ impl Server {
                 (Filled::Drained, _) => return,
                 (Filled::More, _) => {}
             }
-            budget = budget.saturating_sub(came);
-            if budget == 0 {
+            if self.has_read_enough() {
                 return self.reactor.again(id);
             }
         }

@@ -17,8 +17,6 @@ use crate::op::{Failure, Outcome};
 use crate::reactor::{Closing, Conn, Filled};
 use crate::wire::{self, Class, Hello, Message};
 
-/// Bytes read from one link in one turn at most.
-const TURN_BYTES: usize = 1 << 20;
 /// No node lets a value be larger than this, so no frame is (`limits.max_value_bytes` is at most 64 MiB).
 const FRAME_BYTES_MAX: usize = (64 << 20) + (64 << 10) + wire::FRAME_EXTRA_BYTES;
 /// The longest answer to an upgrade that is looked at.
@@ -113,7 +111,6 @@ impl Server {
             self.ask_for_upgrade(id);
         }
         self.reactor.touch(id);
-        let mut budget = TURN_BYTES;
         loop {
             let Some(conn) = self.reactor.get(id) else { return };
             if conn.closing != Closing::No && !matches!(&conn.state, Role::Link(l) if l.stage == Stage::Refused) {
@@ -135,11 +132,10 @@ impl Server {
             if used.is_none() || matches!(filled, Filled::Gone | Filled::Ended) {
                 return self.reactor.close(id);
             }
-            budget = budget.saturating_sub(came);
             if filled == Filled::Drained {
                 return;
             }
-            if budget == 0 {
+            if self.has_read_enough() {
                 return self.reactor.again(id);
             }
         }

@@ -37,6 +37,9 @@ const FIRST_MS: u64 = 100;
 pub(super) const PEER_RESERVE: usize = 64;
 /// Bytes of background work in a turn at most.
 const BACKGROUND_BYTES: u64 = 128 * 1024;
+/// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
+/// next one. What follows from what was read takes about as long again, and no peer or timer waits for more.
+const READ_NS: u64 = 500_000;
 /// How long a connection above the limit may take to show that it is a peer's, in milliseconds.
 const SURPLUS_MS: u64 = 1_000;
 /// A body gets this long before its rate counts, in milliseconds.
@@ -57,6 +60,8 @@ pub struct Server {
     pub(super) now: Now,
     /// When this turn began: what was read since has waited from here on.
     pub(super) woke_ns: u64,
+    /// See [`READ_NS`].
+    reads_until_ns: u64,
     pub(super) date: DateCache,
     pub(super) scratch: super::api::Scratch,
     pub(super) identity: super::link::Identity,
@@ -126,6 +131,7 @@ impl Server {
             ledger: Ledger::default(),
             now,
             woke_ns: now.boot_ns,
+            reads_until_ns: now.boot_ns,
             date: DateCache::new(now.wall_ms / 1_000),
             scratch: super::api::Scratch::default(),
             identity,
@@ -165,7 +171,10 @@ impl Server {
     fn turn(&mut self, ready: &mut Ready) -> Result<(), ServeError> {
         let fatal = |e: crate::store::Fatal| ServeError(e.to_string());
         let begin = self.now.boot_ns;
-        self.reactor.wait(self.timeout(), ready).map_err(|e| ServeError(format!("the event loop failed: {e}")))?;
+        let is_link = |role: &Role| matches!(role, Role::Link(_));
+        self.reactor
+            .wait(self.timeout(), ready, is_link)
+            .map_err(|e| ServeError(format!("the event loop failed: {e}")))?;
         self.now.wall_ms = wall_ms();
         self.tell_time();
         self.woke_ns = self.now.boot_ns;
@@ -175,16 +184,15 @@ impl Server {
             self.on_signal();
         }
         // Links before clients: a flood of requests must not delay a beacon or an answer of a peer.
-        let is_link =
-            |server: &mut Self, id| matches!(server.reactor.get(id), Some(c) if matches!(c.state, Role::Link(_)));
-        for id in &ready.connections {
-            if is_link(self, *id) {
-                self.on_link_ready(*id);
-            }
-        }
-        for id in &ready.connections {
-            if !is_link(self, *id) {
-                self.on_client_ready(*id);
+        for is_urgent in [true, false] {
+            self.reads_until_ns = self.now.boot_ns + READ_NS;
+            while !self.has_read_enough()
+                && let Some(id) = self.reactor.next_ready(is_urgent)
+            {
+                match self.reactor.get(id).map(|conn| &conn.state) {
+                    Some(Role::Link(_)) => self.on_link_ready(id),
+                    _ => self.on_client_ready(id),
+                }
             }
         }
         if ready.accept || self.reactor.accept_is_paused() {
@@ -225,6 +233,11 @@ impl Server {
             longest.turn_ended(self.now.boot_ns, thread_cpu_ns(), self.metrics.phases_ns());
         }
         Ok(())
+    }
+
+    /// Whether the rest is the next turn's.
+    pub(super) fn has_read_enough(&self) -> bool {
+        self.now.boot_ns >= self.reads_until_ns
     }
 
     /// Reads the clocks: after the sockets, never before, so that no answer is judged by a moment that lies before its

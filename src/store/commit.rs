@@ -17,8 +17,10 @@ use std::collections::HashMap;
 
 /// Cold reads at a time.
 const MOST_READS: usize = 64;
-/// Looks at the index at a time, so that the loop is not held up: the rest is left to the next call.
-const MOST_LOOKUPS: usize = 4096;
+/// Looks at the index at a time, and records made visible at a time, so that the loop is not held up: the rest is left to
+/// the next call.
+const MOST_LOOKUPS: usize = 1024;
+const MOST_APPLIED: usize = 2048;
 
 /// See the module.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl<D: Disk> Store<D> {
     ///
     /// Those that were staged after a probe are visible at once, unless an appended one stands before them. What was
     /// appended is looked up first; what is not in the page cache is read, and [`Store::poll`] goes on as reads come
-    /// back: [`Store::committed`] says how far it is. Where very many are looked up, [`Store::write_turn`] and
+    /// back: [`Store::committed`] says how far it is. Where there are very many, [`Store::write_turn`] and
     /// [`Store::background`] go on with the rest.
     ///
     /// # Panics
@@ -72,12 +74,17 @@ impl<D: Disk> Store<D> {
             return false;
         }
         self.look_ahead();
-        while let Some((pending, prior)) = self.overlay.pop(goal) {
+        let mut applied = 0;
+        while applied < MOST_APPLIED
+            && let Some((pending, prior)) = self.overlay.pop(goal)
+        {
             self.apply(&pending, prior);
+            applied += 1;
         }
         let reached = self.overlay.first().map_or(goal, |first| goal.min(Lsn(first.0 - 1)));
         self.log.committed = self.log.committed.max(reached);
-        self.log.committed < goal && self.commits.reads.is_empty() && self.health.is_none()
+        let can_go_on = applied == MOST_APPLIED || self.commits.reads.is_empty();
+        self.log.committed < goal && can_go_on && self.health.is_none()
     }
 
     fn look_ahead(&mut self) {

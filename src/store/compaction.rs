@@ -543,7 +543,7 @@ impl<D: Disk> Store<D> {
             }
         }
         self.compactor.installed += 1;
-        self.write_hint(work.output, &work.hint)
+        self.write_hint(work.output, work.hint)
     }
 }
 

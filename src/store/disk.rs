@@ -28,7 +28,7 @@ pub enum Lane {
 /// What came of an operation that was started.
 #[derive(Debug)]
 pub enum Done {
-    /// A sync, an install or a removal.
+    /// A write, a sync, an install or a removal.
     Ok,
     /// The bytes of a read; shorter than asked for only at the end of the file.
     Read(Vec<u8>),
@@ -37,7 +37,7 @@ pub enum Done {
 /// One data directory, or those of its files whose names begin with a prefix. Names are plain file names in it,
 /// without the prefix.
 ///
-/// An error of `write` or of a completed sync or install is final (the caller stops the process): after it, what is
+/// An error of `write` or of a completed write, sync or install is final (the caller stops the process): after it, what is
 /// on the disk is not known. Errors of kind [`io::ErrorKind::StorageFull`] from `reserve` and `create` are not.
 pub trait Disk: Sized {
     /// Another handle onto the same directory. It sees only the files whose names begin with this handle's prefix and
@@ -106,6 +106,10 @@ pub trait Disk: Sized {
 
     /// Forgets a file. Operations on it that are under way complete all the same.
     fn close(&mut self, file: FileId);
+
+    /// Starts writing all the bytes, one part after the other, at `at`, into the page cache: for what is long, into space
+    /// that is reserved. An error of it is final.
+    fn start_write(&mut self, lane: Lane, file: FileId, at: u64, parts: Vec<Vec<u8>>) -> OpId;
 
     /// Starts fdatasync: everything written to the file before this call is durable when it completes.
     fn start_sync(&mut self, lane: Lane, file: FileId) -> OpId;

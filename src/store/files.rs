@@ -4,9 +4,11 @@
 
 use super::dir::{DataDir, OWN_NAMES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
+use super::mapped::Mapped;
 use fnv::FnvHashMap;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
+use rustix::time::{ClockId, clock_gettime};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
@@ -20,6 +22,7 @@ use std::thread::JoinHandle;
 const ZEROS_BYTES: usize = 1 << 20;
 
 enum Work {
+    Write { file: Arc<File>, at: u64, parts: Vec<Vec<u8>> },
     Sync(Arc<File>),
     SyncDir,
     Install { file: Arc<File>, from: PathBuf, to: PathBuf },
@@ -39,8 +42,33 @@ type Completion = (OpId, io::Result<Done>);
 
 struct Open {
     file: Arc<File>,
-    /// Bytes from the start whose space is allocated.
+    /// Bytes from the start whose space is allocated: the file is at least that long.
     reserved: u64,
+    view: View,
+}
+
+/// How what is in the page cache is read.
+enum View {
+    /// Nothing was read of it yet, or it has grown beyond its mapping.
+    None,
+    Mapped(Mapped),
+    /// It cannot be mapped.
+    Calls,
+}
+
+impl Open {
+    fn mapped(&mut self) -> Option<&mut Mapped> {
+        if matches!(&self.view, View::Mapped(mapped) if mapped.len() < self.reserved) {
+            self.view = View::None;
+        }
+        if matches!(self.view, View::None) {
+            self.view = Mapped::new(&self.file, self.reserved).map_or(View::Calls, View::Mapped);
+        }
+        match &mut self.view {
+            View::Mapped(mapped) => Some(mapped),
+            View::None | View::Calls => None,
+        }
+    }
 }
 
 /// A directory's files, and the four threads that sync and read them, which all handles share.
@@ -113,7 +141,7 @@ impl RealDisk {
     fn add(&mut self, file: File) -> io::Result<FileId> {
         let reserved = file.metadata()?.len();
         let id = FileId(self.shared.next_file.fetch_add(1, Ordering::Relaxed));
-        self.files.insert(id, Open { file: Arc::new(file), reserved });
+        self.files.insert(id, Open { file: Arc::new(file), reserved, view: View::None });
         Ok(id)
     }
 
@@ -199,11 +227,23 @@ impl Disk for RealDisk {
     }
 
     fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()> {
-        write_all_at(&self.open_file(file).file, at, bytes)
+        let open = self.files.get_mut(&file).expect("a file is used only between open and close");
+        write_all_at(&open.file, at, bytes)?;
+        if let View::Mapped(mapped) = &mut open.view {
+            mapped.wrote(at, bytes.iter().map(|slice| slice.len() as u64).sum());
+        }
+        Ok(())
     }
 
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let real = &self.open_file(file).file;
+        let open = self.files.get_mut(&file).expect("a file is used only between open and close");
+        let file_bytes = open.reserved;
+        if let Some(mapped) = open.mapped()
+            && mapped.try_copy(at, buf, file_bytes, coarse_ms())
+        {
+            return Ok(Some(buf.len()));
+        }
+        let real = &open.file;
         match preadv2(&**real, &mut [IoSliceMut::new(buf)], at, ReadWriteFlags::NOWAIT) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
@@ -215,6 +255,11 @@ impl Disk for RealDisk {
 
     fn close(&mut self, file: FileId) {
         self.files.remove(&file);
+    }
+
+    fn start_write(&mut self, lane: Lane, file: FileId, at: u64, parts: Vec<Vec<u8>>) -> OpId {
+        let work = Work::Write { file: self.file(file), at, parts };
+        self.send(lane, work)
     }
 
     fn start_sync(&mut self, lane: Lane, file: FileId) -> OpId {
@@ -292,6 +337,12 @@ impl Worker {
 
     fn perform(&self, work: Work) -> io::Result<Done> {
         match work {
+            Work::Write { file, mut at, parts } => {
+                for part in parts {
+                    file.write_all_at(&part, at)?;
+                    at += part.len() as u64;
+                }
+            }
             Work::Sync(file) => file.sync_data()?,
             Work::SyncDir => self.directory.sync_all()?,
             Work::Install { file, from, to } => {
@@ -314,6 +365,12 @@ impl Worker {
         }
         Ok(Done::Ok)
     }
+}
+
+/// Milliseconds of a clock that costs next to nothing and may be a few behind.
+fn coarse_ms() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// The names of the files that begin with the prefix, without it.
@@ -487,6 +544,16 @@ mod tests {
         assert!(matches!(DataDir::open(tmp.path()), Err(super::super::dir::DirError::Held(_))));
         drop(one);
         DataDir::open(tmp.path()).unwrap();
+    }
+
+    #[test]
+    fn a_write_that_was_started_is_there_when_it_is_done() {
+        let (tmp, mut disk, _) = disk();
+        let file = disk.create("x").unwrap();
+        disk.start_write(Lane::Background, file, 2, vec![b"one".to_vec(), Vec::new(), b"two".to_vec()]);
+        disk.close(file);
+        disk.wait().unwrap().1.unwrap();
+        assert_eq!(std::fs::read(tmp.path().join("x")).unwrap(), b"\0\0onetwo");
     }
 
     #[test]

@@ -12,14 +12,14 @@
 //! segments at a time and needs little memory. Losing a hint loses nothing: it is made anew from the segment. It is
 //! never synced: one that a crash has torn does not match its checksums.
 
-use super::disk::{Disk, FileId};
+use super::disk::{Disk, Done, FileId, Lane};
 use super::index::KeyHash;
 use super::record::{Kind, MAX_RECORD_BYTES, put, u32_at, u64_at, u128_at};
 use super::segment::{DATA_AT, FORMAT, Head, Seal, Slot};
 use super::space::is_full;
-use super::{Fatal, Store};
+use super::{Fatal, Purpose, Store};
 use crate::id::{Lsn, Uuid};
-use std::io::{self, IoSlice};
+use std::io;
 
 pub(super) const GROUPS: usize = 256;
 const MAGIC: &[u8; 8] = b"dkv-hint";
@@ -94,10 +94,9 @@ impl HintBuilder {
         ENTRIES_AT + self.groups.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// The file of a segment that is sealed with all these entries.
-    pub fn encode(&self, head: &Head, seal: &Seal) -> Vec<u8> {
+    /// The file of a segment that is sealed with all these entries, in parts.
+    pub fn encode(self, head: &Head, seal: &Seal) -> Vec<Vec<u8>> {
         let mut out = vec![0; ENTRIES_AT];
-        out.reserve(self.encoded_bytes() - ENTRIES_AT);
         put(&mut out, 0, MAGIC);
         put(&mut out, 8, &FORMAT.to_le_bytes());
         put(&mut out, 16, &head.store.0.to_le_bytes());
@@ -107,11 +106,12 @@ impl HintBuilder {
         for (n, group) in self.groups.iter().enumerate() {
             put(&mut out, TABLE_AT + n * 8, &((group.len() / ENTRY_BYTES) as u32).to_le_bytes());
             put(&mut out, TABLE_AT + n * 8 + 4, &crc32c::crc32c(group).to_le_bytes());
-            out.extend_from_slice(group);
         }
         let crc = crc32c::crc32c(&out[..TABLE_END]);
         put(&mut out, TABLE_END, &crc.to_le_bytes());
-        out
+        let mut parts = self.groups;
+        parts.insert(0, out);
+        parts
     }
 }
 
@@ -185,43 +185,50 @@ fn is_of(bytes: &[u8], head: &Head, seal: &Seal) -> bool {
         && crc32c::crc32c(&bytes[..TABLE_END]) == u32_at(bytes, TABLE_END)
 }
 
-/// Writes a hint file. Its length, or `None` where the disk is full.
-///
-/// # Errors
-/// Where it cannot be written.
-pub(super) fn write(
-    disk: &mut impl Disk,
-    builder: &HintBuilder,
-    head: &Head,
-    seal: &Seal,
-) -> io::Result<Option<(FileId, u64)>> {
-    let bytes = builder.encode(head, seal);
+/// A file with room for a hint. `None`: the disk is full.
+fn create(disk: &mut impl Disk, head: &Head, bytes: u64) -> io::Result<Option<FileId>> {
     let file = match disk.create(&head.seq.hint_name()) {
         Err(error) if is_full(&error) => return Ok(None),
         other => other?,
     };
-    match disk.reserve(file, bytes.len() as u64) {
+    match disk.reserve(file, bytes) {
         Err(error) if is_full(&error) => {
             disk.close(file);
-            return Ok(None);
+            Ok(None)
         }
-        other => other?,
+        other => other.map(|()| Some(file)),
     }
-    disk.write(file, 0, &[IoSlice::new(&bytes)])?;
-    Ok(Some((file, bytes.len() as u64)))
+}
+
+fn failed(error: &io::Error) -> Fatal {
+    Fatal::new("writing a hint", error)
 }
 
 impl<D: Disk> Store<D> {
-    /// Writes the hint of a segment that has just been sealed. On a full disk it does without.
-    pub(super) fn write_hint(&mut self, slot: Slot, hint: &HintBuilder) -> Result<(), Fatal> {
+    /// Starts writing the hint of a segment that has just been sealed: it may be longer than a turn is. On a full disk it
+    /// does without.
+    pub(super) fn write_hint(&mut self, slot: Slot, hint: HintBuilder) -> Result<(), Fatal> {
         let segment = self.segments.get_mut(slot);
-        let written = write(&mut self.disk, hint, &segment.head, &segment.seal(Lsn::ZERO));
+        let bytes = hint.encoded_bytes() as u64;
         segment.hint_bytes = 0;
-        if let Some((file, bytes)) = written.map_err(|e| Fatal::new("writing a hint", &e))? {
+        if let Some(file) = create(&mut self.disk, &segment.head, bytes).map_err(|e| failed(&e))? {
             segment.hint_bytes = bytes;
+            let parts = hint.encode(&segment.head, &segment.seal(Lsn::ZERO));
+            let op = self.disk.start_write(Lane::Background, file, 0, parts);
             self.disk.close(file);
+            self.start(op, Purpose::Hint);
         }
         Ok(())
+    }
+
+    pub(super) fn hint_written(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
+        result.map(drop).map_err(|e| failed(&e))
+    }
+
+    /// The same as [`Store::write_hint`], *blocking*: a start that makes many holds no more than one in memory.
+    pub(super) fn write_hint_now(&mut self, slot: Slot, hint: HintBuilder) -> Result<(), Fatal> {
+        self.write_hint(slot, hint)?;
+        self.settle()
     }
 }
 
@@ -245,8 +252,9 @@ mod tests {
         assert_eq!(all, entries);
         let head = Head { store: Uuid(1), seq: Seq(2), seq_to: Seq(2), salt: 3, compacted: false, purged: Lsn(0) };
         let seal = Seal { first: Lsn(1), last: Lsn(5000), end: 1 << 20, committed: Lsn(5000) };
-        let bytes = builder.encode(&head, &seal);
-        assert_eq!(bytes.len(), builder.encoded_bytes());
+        let length = builder.encoded_bytes();
+        let bytes = builder.encode(&head, &seal).concat();
+        assert_eq!(bytes.len(), length);
         assert!(is_of(&bytes, &head, &seal));
         assert!(!is_of(&bytes, &Head { salt: 4, ..head }, &seal));
         assert!(!is_of(&bytes, &head, &Seal { last: Lsn(4999), ..seal }));

@@ -100,6 +100,7 @@ mod hint;
 pub mod home;
 pub mod index;
 mod log_read;
+mod mapped;
 pub mod offline;
 mod overlay;
 mod read;
@@ -300,6 +301,8 @@ enum Purpose {
     Persist,
     /// Compaction's read, or its output's installation.
     Compact,
+    /// A hint's writing.
+    Hint,
     /// The spare's removal.
     Spare,
     /// A removal that nothing waits for.
@@ -383,6 +386,7 @@ impl<D: Disk> Store<D> {
             Purpose::Next => self.next_prepared(result)?,
             Purpose::Persist => self.persisted(result)?,
             Purpose::Compact => self.compaction_went_on(result)?,
+            Purpose::Hint => self.hint_written(result)?,
             Purpose::Spare => self.spare_removed(result)?,
             Purpose::Removal => {
                 result.map_err(|e| Fatal::new("removing a file of the log", &e))?;

@@ -212,7 +212,7 @@ impl<D: Disk> Store<D> {
         let image = image.map_err(|e| OpenError::Io("reading the log", e))?;
         let (all, to_index) = self.read_sealed(slot, &image, head, seal, committed, uncommitted)?;
         if hint_bytes.is_none() {
-            self.write_hint(slot, &all).map_err(OpenError::from)?;
+            self.write_hint_now(slot, all).map_err(OpenError::from)?;
         }
         Ok((slot, Source::Memory(to_index)))
     }
@@ -317,7 +317,7 @@ impl<D: Disk> Store<D> {
                 self.log = Log::new(slot, all, end, committed, epoch);
                 self.commits = Commits::new(committed);
             } else {
-                self.write_hint(slot, &all).map_err(OpenError::from)?;
+                self.write_hint_now(slot, all).map_err(OpenError::from)?;
             }
         }
         // From the back, each for good before the next: a log may lack its last files, but none before a later one.

@@ -79,7 +79,7 @@ impl<D: Disk> Store<D> {
         };
         self.segments.get_mut(slot).sealed = true;
         let hint = std::mem::take(&mut self.log.previous_hint);
-        self.write_hint(slot, &hint)
+        self.write_hint(slot, hint)
     }
 
     /// Makes the next segment's file when the active one is half full: it can be used only when its head and its

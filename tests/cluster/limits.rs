@@ -129,7 +129,7 @@ fn a_reader_that_stalls_holds_little_and_is_dropped_while_others_go_on() {
     let cluster = Cluster::started(2, 1, "[deadlines]\nstall_ms = 1500");
     let key = cluster.key(1, 0);
     is(&set(&mut cluster.client(0), &key, &vec![7; 1 << 20]), 201, b"OK\n");
-    let idle = resident_bytes(&cluster, 0);
+    let idle = own_bytes(&cluster, 0);
     let mut stalled = cluster.client(0);
     let line = format!("GET /get?key={key} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stalled.send(line.repeat(100).as_bytes());
@@ -137,7 +137,7 @@ fn a_reader_that_stalls_holds_little_and_is_dropped_while_others_go_on() {
     while stalled.is_open_at_the_server() {
         assert_eq!(get(&mut other, &key).body.len(), 1 << 20);
         // The requests that were begun before its output filled up, at most; not all of them.
-        let held = resident_bytes(&cluster, 0).saturating_sub(idle);
+        let held = own_bytes(&cluster, 0).saturating_sub(idle);
         assert!(held < 200 << 20, "{held} bytes for one client that does not read");
     }
     is(&set(&mut other, &key, b"x"), 200, b"OK\n");
@@ -160,17 +160,17 @@ fn a_client_that_is_slow_but_in_time_is_never_given_up() {
 fn idle_connections_hold_almost_no_memory() {
     let cluster = Cluster::started(1, 1, "");
     is(&set(&mut cluster.client(0), "key", &[7; 4096]), 201, b"OK\n");
-    let before = resident_bytes(&cluster, 0);
+    let before = own_bytes(&cluster, 0);
     let mut clients: Vec<Client> = (0..1_000).map(|_| cluster.client(0)).collect();
     for client in &mut clients {
         assert_eq!(get(client, "key").status, 200);
         is(&set(client, "key", &[7; 4096]), 200, b"OK\n");
     }
-    let each = resident_bytes(&cluster, 0).saturating_sub(before) / clients.len();
+    let each = own_bytes(&cluster, 0).saturating_sub(before) / clients.len();
     println!("{each} bytes of memory for each idle connection");
     assert!(each < 4096, "{each} bytes for each idle connection");
 }
 
-fn resident_bytes(cluster: &Cluster, node: usize) -> usize {
-    cluster.metric(node, "process_resident_memory_bytes") as usize
+fn own_bytes(cluster: &Cluster, node: usize) -> usize {
+    cluster.metric(node, "dkv_own_memory_bytes") as usize
 }

@@ -144,6 +144,7 @@ fn apply(directory: &mut BTreeMap<String, Inode>, change: &DirectoryChange) {
 
 #[derive(Debug, Clone)]
 enum Work {
+    Write(Inode, u64, Vec<u8>),
     Sync(Inode, u64),
     SyncDir(u64),
     Install(Inode, String, String),
@@ -606,6 +607,7 @@ impl World {
 
     fn perform(&mut self, work: Work) -> io::Result<Done> {
         match work {
+            Work::Write(inode, at, bytes) => self.write(inode, at, bytes)?,
             Work::Sync(inode, tick) => self.sync(inode, tick)?,
             Work::SyncDir(tick) => self.sync_dir(tick)?,
             Work::Install(inode, from, to) => {
@@ -641,6 +643,31 @@ impl World {
             }
         }
         Ok(Done::Ok)
+    }
+
+    fn write(&mut self, inode: Inode, at: u64, mut bytes: Vec<u8>) -> io::Result<()> {
+        let result = self.write_call();
+        let length = bytes.len();
+        if result.is_err() {
+            if self.is_stopped {
+                return result;
+            }
+            // A write that fails may have written a part.
+            let part = self.dice.below(bytes.len() as u64) as usize;
+            bytes.truncate(part);
+        }
+        self.allocate(inode, at + bytes.len() as u64)?;
+        let tick = self.tick;
+        self.cache(inode, at, bytes.len());
+        self.files[inode].write(tick, at as usize, &bytes);
+        if self.watched.is_some() {
+            let name =
+                self.names.iter().find(|(_, its)| **its == inode).map_or(String::new(), |(name, _)| name.clone());
+            // Where nothing but zeros is missing, nothing is.
+            bytes.resize(length, 0);
+            self.watched.get_or_insert_default().push((name, bytes));
+        }
+        result
     }
 
     fn sync(&mut self, inode: Inode, tick: u64) -> io::Result<()> {
@@ -756,30 +783,8 @@ impl Disk for FaultyDisk {
 
     fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
-        let result = world.write_call();
         let inode = world.inode(file);
-        let mut all: Vec<u8> = bytes.iter().flat_map(|slice| slice.iter().copied()).collect();
-        let length = all.len();
-        if result.is_err() {
-            if world.is_stopped {
-                return result;
-            }
-            // A write that fails may have written a part.
-            let part = world.dice.below(all.len() as u64) as usize;
-            all.truncate(part);
-        }
-        world.allocate(inode, at + all.len() as u64)?;
-        let tick = world.tick;
-        world.cache(inode, at, all.len());
-        world.files[inode].write(tick, at as usize, &all);
-        if world.watched.is_some() {
-            let name =
-                world.names.iter().find(|(_, its)| **its == inode).map_or(String::new(), |(name, _)| name.clone());
-            // Where nothing but zeros is missing, nothing is.
-            all.resize(length, 0);
-            world.watched.get_or_insert_default().push((name, all));
-        }
-        result
+        world.write(inode, at, bytes.iter().flat_map(|slice| slice.iter().copied()).collect())
     }
 
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
@@ -799,6 +804,11 @@ impl Disk for FaultyDisk {
 
     fn close(&mut self, file: FileId) {
         self.world.borrow_mut().open[file.0 as usize] = None;
+    }
+
+    fn start_write(&mut self, lane: Lane, file: FileId, at: u64, parts: Vec<Vec<u8>>) -> OpId {
+        let work = Work::Write(self.world.borrow().inode(file), at, parts.concat());
+        self.start(lane_number(lane), work)
     }
 
     fn start_sync(&mut self, lane: Lane, file: FileId) -> OpId {

@@ -1,0 +1,188 @@
+//! Owns: reading what the page cache holds of a file without a system call: a mapping of the file, and which of its pages
+//! were found in memory a moment ago. The one file with `unsafe`.
+//!
+//! `preadv2(RWF_NOWAIT)` asks whether bytes are in memory, and copies them, for about a microsecond: most of what a GET
+//! costs beside its socket. The copy alone is a twentieth of that. So memory is asked about 64 pages at a time (mincore),
+//! and the answer believed for [`TRUST_MS`].
+//!
+//! A believed page that has left memory since makes its reader wait for the device. That is rare: what memory gives up
+//! first is what nobody has read for long. If the device then fails to read, the system ends the process (SIGBUS); after
+//! its next start the page is not believed, and a thread's read of it reports the error.
+//!
+//! Never: what the bytes mean; whether to wait for the device where they are not in memory.
+
+#![allow(unsafe_code)]
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::ptr;
+
+/// How long a page that was found in memory is believed to be there, in milliseconds.
+const TRUST_MS: u64 = 250;
+const PAGE_BYTES: usize = 4096;
+/// Pages whose presence is asked for at once.
+const CHUNK_PAGES: usize = u64::BITS as usize;
+const CHUNK_BYTES: usize = CHUNK_PAGES * PAGE_BYTES;
+/// A mapping is a multiple of this long, so that a file that grows step by step is seldom mapped anew. What is mapped
+/// behind a file's end takes addresses only.
+const GROWTH_BYTES: usize = 32 << 20;
+
+/// Consecutive pages of a mapping.
+#[derive(Debug, Clone, Copy, Default)]
+struct Chunk {
+    /// When its pages were last looked at; zero: never.
+    looked_ms: u64,
+    /// The pages found in memory then, or written since: one bit each.
+    present: u64,
+}
+
+/// A file's mapping, read-only.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    /// Where it begins: page-aligned, and mapped for `chunks.len() * CHUNK_BYTES` bytes until this is dropped.
+    base: *mut c_void,
+    chunks: Vec<Chunk>,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and `Mapped` alone knows of it.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    /// Maps a file up to `len` bytes, or further.
+    ///
+    /// # Errors
+    /// The file system cannot, or the process has too many mappings (vm.max_map_count).
+    pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
+        let bytes = usize::try_from(len).map_err(|_| io::ErrorKind::Unsupported)?.next_multiple_of(GROWTH_BYTES);
+        if rustix::param::page_size() != PAGE_BYTES {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // SAFETY: the system chooses an address range that is free, so nothing that exists is replaced.
+        let base = unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, file, 0) }?;
+        Ok(Self { base, chunks: vec![Chunk::default(); bytes / CHUNK_BYTES] })
+    }
+
+    /// How many of the file's bytes are mapped.
+    pub(super) fn len(&self) -> u64 {
+        (self.chunks.len() * CHUNK_BYTES) as u64
+    }
+
+    /// Copies the bytes at `at` if all are believed to be in memory, and says whether they were. `file_bytes`: how long
+    /// the file is at least. `now_ms`: any clock that does not go back.
+    pub(super) fn try_copy(&mut self, at: u64, buf: &mut [u8], file_bytes: u64, now_ms: u64) -> bool {
+        let end = at.saturating_add(buf.len() as u64);
+        if buf.is_empty() || end > file_bytes.min(self.len()) {
+            return false;
+        }
+        let pages = at as usize / PAGE_BYTES..=(end as usize - 1) / PAGE_BYTES;
+        if !pages.into_iter().all(|page| self.is_present(page, now_ms)) {
+            return false;
+        }
+        // SAFETY: `at + buf.len()` lies within the mapping and within the file, which nothing makes shorter while it is
+        // open here. The source is memory that no reference points to; what is written to the file, and so to this
+        // memory, is written by this thread between such copies, or in bytes that no record stands in yet.
+        unsafe { ptr::copy_nonoverlapping(self.base.cast::<u8>().add(at as usize), buf.as_mut_ptr(), buf.len()) };
+        true
+    }
+
+    /// Notes that these bytes were written: their pages are in memory.
+    pub(super) fn wrote(&mut self, at: u64, len: u64) {
+        if len > 0 && at + len <= self.len() {
+            for page in at as usize / PAGE_BYTES..=(at + len - 1) as usize / PAGE_BYTES {
+                self.chunks[page / CHUNK_PAGES].present |= 1 << (page % CHUNK_PAGES);
+            }
+        }
+    }
+
+    fn is_present(&mut self, page: usize, now_ms: u64) -> bool {
+        let at = page / CHUNK_PAGES;
+        let chunk = &mut self.chunks[at];
+        if chunk.looked_ms == 0 || now_ms >= chunk.looked_ms + TRUST_MS {
+            let mut found = [0u8; CHUNK_PAGES];
+            // SAFETY: the chunk lies within the mapping, and `found` has a byte for each of its pages.
+            let failed = unsafe {
+                let begin = self.base.cast::<u8>().add(at * CHUNK_BYTES);
+                libc::mincore(begin.cast(), CHUNK_BYTES, found.as_mut_ptr())
+            };
+            *chunk = Chunk { looked_ms: now_ms.max(1), present: 0 };
+            if failed == 0 {
+                chunk.present = found.iter().rev().fold(0, |bits, page| bits << 1 | u64::from(page & 1));
+            }
+        }
+        chunk.present >> (page % CHUNK_PAGES) & 1 == 1
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and nothing points into it.
+        if let Err(error) = unsafe { munmap(self.base, self.chunks.len() * CHUNK_BYTES) } {
+            log::error!("a file of the log could not be unmapped: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn file(bytes: usize) -> (File, Vec<u8>) {
+        let file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..bytes).map(|at| (at * 31 / 7) as u8).collect();
+        file.write_all_at(&content, 0).unwrap();
+        (file, content)
+    }
+
+    #[test]
+    fn what_was_just_written_is_read_wherever_it_stands() {
+        let len = CHUNK_BYTES + 10_000;
+        let (file, content) = file(len);
+        let mut mapped = Mapped::new(&file, len as u64).unwrap();
+        for (at, bytes) in
+            [(0, 1), (4_095, 2), (CHUNK_BYTES - 1, 2), (0, len), (len - 1, 1), (CHUNK_BYTES - 9_000, 12_345)]
+        {
+            let mut buf = vec![0; bytes];
+            assert!(mapped.try_copy(at as u64, &mut buf, len as u64, 5), "{at} {bytes}");
+            assert_eq!(buf, content[at..at + bytes], "{at} {bytes}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_behind_the_file_or_the_mapping() {
+        let (file, _) = file(5_000);
+        let mut mapped = Mapped::new(&file, 5_000).unwrap();
+        let mapped_bytes = mapped.len();
+        let mut buf = [0; 2];
+        assert!(!mapped.try_copy(4_999, &mut buf, 5_000, 1));
+        assert!(!mapped.try_copy(5_000, &mut buf, 5_000, 1));
+        assert!(!mapped.try_copy(u64::MAX, &mut buf, u64::MAX, 1));
+        assert!(!mapped.try_copy(mapped_bytes - 1, &mut buf, u64::MAX, 1));
+        assert!(!mapped.try_copy(0, &mut [], 5_000, 1));
+        assert!(mapped.try_copy(4_998, &mut buf, 5_000, 1));
+    }
+
+    #[test]
+    fn a_page_is_believed_for_a_while_and_one_that_is_not_there_is_not_read() {
+        // A hole is in nobody's memory.
+        let (file, content) = file(4_096);
+        file.set_len(3 * 4_096).unwrap();
+        let mut mapped = Mapped::new(&file, 3 * 4_096).unwrap();
+        let len = 3 * 4_096;
+        let mut buf = [9; 100];
+        assert!(mapped.try_copy(0, &mut buf, len, 10));
+        assert_eq!(buf, content[..100]);
+        assert!(!mapped.try_copy(4_090, &mut buf, len, 10), "its second page is not there");
+        file.write_all_at(&[7; 200], 4_096).unwrap();
+        assert!(!mapped.try_copy(4_096, &mut buf, len, 10 + TRUST_MS - 1), "not looked at again");
+        assert!(mapped.try_copy(4_096, &mut buf, len, 10 + TRUST_MS), "looked at again");
+        assert_eq!(buf, [7; 100]);
+        file.write_all_at(&[8; 200], 8_192).unwrap();
+        assert!(!mapped.try_copy(8_192, &mut buf, len, 11 + TRUST_MS));
+        mapped.wrote(8_192, 200);
+        assert!(mapped.try_copy(8_192, &mut buf, len, 11 + TRUST_MS), "told that it is there");
+        assert_eq!(buf, [8; 100]);
+    }
+}
