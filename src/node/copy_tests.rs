@@ -107,6 +107,12 @@ fn an_epoch_that_is_known_to_be_over_does_not_begin() {
     assert_eq!(copy.on_settled(pair(2, ME), true), Turn::None);
     assert!(!copy.leads());
     assert_eq!((copy.epoch(), copy.configuration()), (Epoch(3), Some(&pair(3, FIRST))));
+    // To be told by others of what its own round chose is no reason for another round.
+    let mut told = following();
+    pass(&mut told, 0, GRACE);
+    assert!(takes_over(&mut told));
+    told.learn(pair(2, ME));
+    assert_eq!(told.on_settled(pair(2, ME), true), Turn::Begins);
 }
 
 #[test]
@@ -195,6 +201,14 @@ fn a_process_that_stood_still_waits_a_grace_anew() {
     assert!(!copy.is_candidate());
     at(&mut copy, 5_600 * MS);
     assert!(copy.is_candidate());
+    for (spell_ns, until_ns) in [(GRACE / 2, GRACE), (GRACE / 2 + 1, GRACE / 2 + 1 + GRACE)] {
+        let mut copy = following();
+        at(&mut copy, spell_ns);
+        pass(&mut copy, spell_ns, until_ns - 1);
+        assert!(!copy.is_candidate());
+        at(&mut copy, until_ns);
+        assert!(copy.is_candidate(), "longer than half the grace: {spell_ns}");
+    }
 }
 
 #[test]
@@ -239,6 +253,13 @@ fn a_copy_leads_by_a_round_of_its_own_only() {
     assert_eq!(copy.on_settled(alone(3, ME), true), Turn::Begins);
     assert!(copy.leads());
     assert_eq!(copy.epoch(), Epoch(3));
+    // A round of its own may find that, too, where its change does not apply any more.
+    let mut copy = following();
+    pass(&mut copy, 0, GRACE);
+    assert!(takes_over(&mut copy));
+    assert_eq!(copy.on_settled(alone(2, ME), false), Turn::None);
+    assert!(!copy.leads());
+    assert_eq!(copy.wanted(Lsn::ZERO, false), Some(Change::Restart(member(ME))));
 }
 
 /// On real machines two copies that lost each other every few seconds took over from one another each time: the new
@@ -376,6 +397,17 @@ fn a_primary_is_deposed_by_a_newer_epoch_and_by_nothing_else() {
 }
 
 #[test]
+fn a_primary_that_is_deposed_gives_the_new_one_a_grace() {
+    let mut copy = leading();
+    pass(&mut copy, 0, 2 * GRACE);
+    assert_eq!(copy.learn(pair(4, FIRST)), Turn::Deposed);
+    pass(&mut copy, 2 * GRACE, 3 * GRACE - 1);
+    assert!(!copy.is_candidate());
+    at(&mut copy, 3 * GRACE);
+    assert!(copy.is_candidate());
+}
+
+#[test]
 fn who_has_stopped_in_an_epoch_never_leads_in_it_again() {
     let mut copy = leading();
     assert_eq!(copy.stop_leading(), Turn::Deposed);
@@ -387,6 +419,7 @@ fn who_has_stopped_in_an_epoch_never_leads_in_it_again() {
     assert!(!copy.is_candidate());
     // Nobody has taken over: it goes on, in another epoch.
     at(&mut copy, GRACE);
+    assert_eq!(copy.on_settled(Configuration { version: 9, ..alone(3, ME) }, true), Turn::None, "not in this one");
     assert_eq!(copy.wanted(Lsn(4), false), Some(Change::Restart(member(ME))));
     assert_eq!(copy.on_settled(Configuration { version: 10, ..alone(4, ME) }, true), Turn::Begins);
     // Somebody has.

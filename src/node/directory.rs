@@ -58,10 +58,10 @@ impl Directory {
         (status.is_primary && self.learn(shard, status.epoch, node)).then_some(shard)
     }
 
-    /// Who leads a shard became known. Returns whether that is news.
+    /// Who leads a shard became known. Returns whether that is news: an epoch has one primary.
     pub fn learn(&mut self, shard: ShardId, epoch: Epoch, primary: NodeId) -> bool {
         let known = &mut self.shards[shard.0 as usize];
-        if epoch < known.0 || *known == (epoch, primary) {
+        if epoch <= known.0 {
             return false;
         }
         *known = (epoch, primary);

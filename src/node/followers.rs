@@ -110,6 +110,7 @@ pub struct Follower {
     owing_since_ns: Option<BootNs>,
     /// Bytes in `under_way`.
     pub under_way_bytes: usize,
+    /// It has once had everything, and is not being synced anew.
     is_whole: bool,
     has_lost: bool,
     lease_until_ns: BootNs,
@@ -631,12 +632,6 @@ impl Follower {
             Stage::Streaming(link) => Some(link),
             _ => None,
         }
-    }
-
-    /// Whether it has once had everything, and is not being synced anew.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.is_whole
     }
 }
 

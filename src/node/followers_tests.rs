@@ -291,6 +291,8 @@ fn a_joining_copy_is_required_before_it_is_proposed_and_until_it_is_known_not_to
     // While that is open, its link breaks: the change may still be chosen, so it stays required.
     world.loses_link(1);
     assert_eq!(world.committed(), 0);
+    world.follows(1, 15);
+    assert_eq!(world.committed(), 15, "by the next link as well");
     world.is_void();
     assert_eq!(world.committed(), 20);
 }
@@ -322,6 +324,11 @@ fn a_copy_that_breaks_off_before_it_is_proposed_is_not_required() {
     assert_eq!(world.committed(), 10);
     world.loses_link(1);
     assert_eq!((world.due(), world.committed()), (None, 20));
+    world.follows(1, 10);
+    assert_eq!((world.due(), world.committed()), (None, 10), "it is, once it is well again");
+    world.loses_link(1);
+    world.follows(1, 10);
+    assert_eq!(world.committed(), 20, "nor where it is back before anybody looked");
 }
 
 #[test]
@@ -343,6 +350,18 @@ fn a_lease_needs_every_required_copy_and_runs_from_the_beacons_sending() {
     world.followers.on_grant(NodeId(1), EPOCH, world.now_ns + MS, 5, world.now_ns);
     assert!(!world.followers.has_lease(over_ns), "of another epoch, or of a beacon that was never sent");
     assert!(World::new(&[0]).followers.has_lease(0), "alone");
+}
+
+#[test]
+fn a_lease_is_of_the_copy_that_granted_it_not_of_what_took_its_place() {
+    for (back, has_granted) in [(member(1), true), (other_member(1), false)] {
+        let mut world = World::settled();
+        world.grants(1);
+        world.grants(2);
+        world.loses_link(1);
+        world.follows_as(back, 10, 10, true);
+        assert_eq!(world.followers.has_lease(world.now_ns), has_granted);
+    }
 }
 
 #[test]
@@ -417,6 +436,36 @@ fn what_a_copy_makes_good_in_time_does_not_count_against_it() {
     assert_eq!(world.due(), None);
     world.pass(1, &[1, 2]);
     assert_eq!(world.removes(), Some((1, Cause::Slow)));
+}
+
+/// Its disk may hang, and its links break meanwhile.
+#[test]
+fn a_new_link_is_no_excuse_for_a_copy_that_owes_unless_it_has_gone_on() {
+    for (durable, has_gone_on) in [(10, false), (15, true)] {
+        let mut world = World::settled();
+        world.writes(20);
+        world.acks(2, 20);
+        world.pass(DISK_MS - 10, &[1, 2]);
+        world.loses_link(1);
+        world.follows(1, durable);
+        world.followers.sent(NodeId(1), Lsn(20), 100, world.now_ns);
+        world.acks(1, durable);
+        world.pass(10, &[1, 2]);
+        assert_eq!(world.removes(), (!has_gone_on).then_some((1, Cause::Slow)));
+    }
+}
+
+#[test]
+fn the_removal_of_one_copy_is_held_against_no_other() {
+    let mut world = World::settled();
+    world.pass(GRACE_MS, &[2]);
+    assert_eq!(world.removes(), Some((1, Cause::Silent)));
+    world.is_chosen();
+    let has_strikes = world.followers.strikes().map(|strikes| strikes != Strikes::default());
+    assert_eq!(has_strikes.collect::<Vec<_>>(), [true, false]);
+    world.loses_link(2);
+    world.follows_as(member(2), 9, 9, true);
+    assert_eq!(world.removes(), Some((2, Cause::Lost)), "nor is forgotten what that has acknowledged");
 }
 
 #[test]
@@ -566,11 +615,13 @@ fn for_the_time_in_which_the_primary_itself_stood_still_no_copy_is_to_blame() {
         if cause == Cause::Slow {
             world.acks(2, 20);
         }
+        let heard: &[u32] = if cause == Cause::Silent { &[2] } else { &[1, 2] };
+        let before_ms = after_ms / 2;
+        world.pass(before_ms, heard);
         let spell_ns = 20_000 * MS;
         world.now_ns += spell_ns;
         world.followers.stood_still(spell_ns, world.now_ns);
-        let heard: &[u32] = if cause == Cause::Silent { &[2] } else { &[1, 2] };
-        world.pass(after_ms - 1, heard);
+        world.pass(after_ms - before_ms - 1, heard);
         assert_eq!(world.removes(), None, "{cause:?}");
         world.pass(1, heard);
         assert_eq!(world.removes(), Some((1, cause)));
@@ -580,10 +631,11 @@ fn for_the_time_in_which_the_primary_itself_stood_still_no_copy_is_to_blame() {
     world.writes(20);
     world.writes(30);
     world.acks(2, 30);
+    world.pass(1_000, &[1, 2]);
     world.now_ns += 20_000 * MS;
     world.followers.stood_still(20_000 * MS, world.now_ns);
     world.acks(1, 20);
-    world.pass(DISK_MS - 1, &[1, 2]);
+    world.pass(DISK_MS - 1_001, &[1, 2]);
     assert_eq!(world.removes(), None);
     world.pass(1, &[1, 2]);
     assert_eq!(world.removes(), Some((1, Cause::Slow)));
@@ -616,6 +668,10 @@ fn a_copy_that_was_sent_everything_and_owes_little_is_required_before_it_has_ack
     world.acks(2, 20);
     world.committed = Lsn(20);
     assert!(world.due().is_none() && is_required(&world), "a little");
+    world.acks(1, 19);
+    assert_eq!(world.takes_in(), None, "it lacks what may have been committed before it was required");
+    world.acks(1, 20);
+    assert_eq!(world.takes_in(), Some(member(1)));
 }
 
 #[test]

@@ -99,6 +99,8 @@ mod tests {
         assert_eq!(kept, lineage(&[(1, 1), (4, 8)]));
         assert_eq!(decode(&encode(&kept)), Some(kept.clone()));
         assert_eq!(decode(&encode(&kept)[..31]), None);
-        assert_eq!(decode(&encode(&lineage(&[(4, 8), (1, 9)]))), None);
+        for no_lineage in [[(4, 8), (1, 9)], [(4, 8), (4, 9)], [(1, 8), (4, 8)]] {
+            assert_eq!(decode(&encode(&lineage(&no_lineage))), None, "both grow");
+        }
     }
 }

@@ -204,6 +204,8 @@ mod tests {
         assert_eq!(back.clone().seated(&formation(), 0, 2), Some(acceptor));
         assert_eq!(back.clone().seated(&formation(), 1, 2), None, "another seat");
         assert_eq!(back.seated(&formation(), 0, 3), None, "another table");
+        let later = Acceptor::fresh(VoterId { generation: 1, ..first(0) });
+        assert_eq!(later.seated(&formation(), 0, 2), None, "a later id without the memory that came with it");
         for cut in 0..file.len() {
             assert_eq!(Acceptor::from_file(&file[..cut]), None);
         }

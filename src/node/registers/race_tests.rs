@@ -1,5 +1,7 @@
 //! Interleavings that chance hardly meets: three voters whose messages are delivered by hand. Every disk is instant.
 
+use std::collections::BTreeSet;
+
 use super::formed::Formed;
 use super::message::{Effects, Message};
 use super::sim_tests::table;
@@ -128,6 +130,81 @@ fn a_voter_that_is_superseded_does_not_count_as_a_source_of_memory() {
 }
 
 #[test]
+fn an_answer_to_an_attempt_that_was_given_up_or_without_all_registers_is_no_memory() {
+    let (mut a, mut b) = (voter(1, 11, true), voter(2, 12, true));
+    // An earlier start of node 0 came no further than this.
+    ask(&mut b, 0, &Message::Record { id: VoterId { generation: 1, uuid: Uuid(99) } });
+    let mut emptied = voter(0, 77, false);
+    let mut fx = Effects::default();
+    emptied.on_node_up(NodeId(1), &mut fx);
+    let first = fx.requests.swap_remove(0).1;
+    let seed_of_first = ask(&mut a, 0, &first);
+    let outdated = ask(&mut b, 0, &first);
+    let second = tell(&mut emptied, 2, &outdated).requests.swap_remove(0).1;
+    tell(&mut emptied, 1, &seed_of_first);
+    let seed = ask(&mut b, 0, &second);
+    tell(&mut emptied, 2, &seed);
+    let mute = Standing::Mute { waits_for: vec![NodeId(1)] };
+    assert_eq!(emptied.standing(), mute);
+    let Message::Seed { id, voucher, slots } = ask(&mut a, 0, &second) else { panic!("it records it") };
+    tell(&mut emptied, 1, &Message::Seed { id, voucher: voucher.clone(), slots: vec![] });
+    assert_eq!(emptied.standing(), mute);
+    tell(&mut emptied, 1, &Message::Seed { id, voucher, slots });
+    assert_eq!(emptied.standing(), Standing::Voter);
+}
+
+/// How long a round pauses after each collision, where it never comes further than to prepare.
+fn pauses_ms(seed: u64) -> Vec<u64> {
+    let identity = Identity { seed, ..identity(0, 10) };
+    let mut node = Formed::new(identity, formation(), Some(Acceptor::fresh(first(0))), &table(&[3], 0));
+    let Message::Prepare { mut ballot, .. } = propose(&mut node, 0) else { panic!("it prepares") };
+    let mut now_ms = 0;
+    let mut pause_ms = || {
+        let (nack, met_ms) = (Message::Nack { shard: SHARD, ballot, promised: ballot }, now_ms);
+        let mut fx = Effects::default();
+        node.handle(NodeId(1), nack, now_ms, &mut fx);
+        loop {
+            let newer = fx.requests.iter().find_map(|(_, message)| match message {
+                Message::Prepare { ballot: newer, .. } if *newer > ballot => Some(*newer),
+                _ => None,
+            });
+            if let Some(newer) = newer {
+                ballot = newer;
+                return now_ms - met_ms;
+            }
+            now_ms += 1;
+            node.tick(now_ms, &mut fx);
+        }
+    };
+    (0..7).map(|_| pause_ms()).collect()
+}
+
+#[test]
+fn a_round_that_collides_again_pauses_for_longer_each_time_and_rarely_for_as_long_as_another() {
+    let all: Vec<Vec<u64>> = (0..400).map(pauses_ms).collect();
+    for (at, most_ms) in [0, 20, 40, 80, 160, 200, 200].into_iter().enumerate() {
+        let pauses: BTreeSet<u64> = all.iter().map(|pauses| pauses[at]).collect();
+        assert!(pauses.iter().all(|ms| *ms <= most_ms), "{at}: {pauses:?}");
+        assert!(pauses.len() as u64 >= most_ms / 2, "{at}: {pauses:?}");
+    }
+}
+
+#[test]
+fn a_founder_that_asks_again_is_answered_again() {
+    let link = LinkId(ConnId { slot: 3, generation: 0 });
+    let mut registers = Registers::new(identity(1, 11), table(&[3], 0), &[], None).unwrap();
+    let prepare = Message::FormPrepare { ballot: crate::configuration::Ballot { round: 1, proposer: Uuid(3) } };
+    let mut out = Outbox::default();
+    for _ in 0..2 {
+        registers.on_message(NodeId(0), link, &prepare.encode(), 0, &mut out).unwrap();
+        let written = [out.persist_voter.take(), out.persist_formation.take()];
+        written.into_iter().flatten().for_each(|(number, _)| registers.persisted(number, 0, &mut out));
+    }
+    let answers: Vec<_> = out.answers.iter().map(|(_, bytes)| Message::decode(bytes).unwrap()).collect();
+    assert!(matches!(answers[..], [Message::FormPromise { .. }, Message::FormPromise { .. }]), "{answers:?}");
+}
+
+#[test]
 fn a_node_that_has_just_learned_of_the_formation_does_not_help_to_found_another() {
     let link = LinkId(ConnId { slot: 3, generation: 0 });
     let mut registers = Registers::new(identity(1, 11), table(&[3], 0), &[], None).unwrap();
@@ -138,6 +215,8 @@ fn a_node_that_has_just_learned_of_the_formation_does_not_help_to_found_another(
     tell(&mut registers, Message::Formed { formation: formation() }, &mut out);
     let ballot = crate::configuration::Ballot { round: 1, proposer: Uuid(3) };
     tell(&mut registers, Message::FormPrepare { ballot }, &mut out);
+    registers.on_node_up(NodeId(2), 0, &mut out);
+    assert!(out.requests.is_empty(), "it has nothing to ask");
     assert!(out.answers.is_empty() && !out.formed && registers.formation().is_none(), "it is not durable yet");
     let (number, _) = out.persist_formation.take().unwrap();
     registers.persisted(number, 0, &mut out);

@@ -6,6 +6,7 @@ use crate::configuration::{Ballot, Seat, VoterId};
 use crate::id::{ConnId, Epoch};
 
 const SHARD: ShardId = ShardId(0);
+const LINK: LinkId = LinkId(ConnId { slot: 0, generation: 0 });
 
 /// Three nodes: two copies of one shard, and a witness.
 fn three() -> Sim {
@@ -78,6 +79,20 @@ fn a_formation_that_one_node_accepted_is_taken_over_by_an_emptied_founder() {
     assert!(sim.run_until(1_000, |sim| sim.counts.formed == 3));
     assert_eq!(sim.formation, Some(value));
     assert_ne!(sim.standing(0), Standing::Forming { waits_for: vec![] }, "it knows that it was emptied");
+}
+
+#[test]
+fn an_emptied_founder_goes_on_above_the_ballots_of_the_one_before() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(seed, table(&[2], 1), Planted::Nothing);
+        sim.start(0);
+        sim.start(1);
+        sim.run(500);
+        sim.wipe(0);
+        sim.start(0);
+        sim.start(2);
+        assert!(sim.run_until(1_000, |sim| sim.counts.formed == 3), "seed {seed}");
+    }
 }
 
 #[test]
@@ -204,31 +219,66 @@ fn what_was_persisted_for_another_table_or_by_another_version_is_not_started_wit
         Registers::new(identity(0), table(&[2], 1), formation, voter).map(|_| ()).unwrap_err()
     };
     assert_eq!(start(&formed, None), BadStart::OtherTable { formed: 9 });
+    let longer = Formation { stores: vec![Uuid(5); 4], ..formation(7) };
+    assert_eq!(start(&formation_file(&longer), None), BadStart::OtherTable { formed: 7 });
     assert_eq!(start(&[9, 9], None), BadStart::Formation);
     assert_eq!(start(&[], Some(&[9, 9])), BadStart::Voter);
 }
 
 #[test]
+fn a_formation_is_proposed_by_node_0_alone_and_is_one_of_the_table() {
+    let is_heard = |from, message: Message| {
+        let mut registers = Registers::new(identity(1), table(&[2], 1), &[], None).unwrap();
+        let (before, mut out) = (registers.standing(), Outbox::default());
+        registers.on_message(NodeId(from), LINK, &message.encode(), 0, &mut out).unwrap();
+        out.persist_formation.is_some() || registers.standing() != before
+    };
+    let prepare = || Message::FormPrepare { ballot: Ballot { round: 1, proposer: Uuid(4) } };
+    let accept = |formation| Message::FormAccept { ballot: Ballot::default(), formation };
+    for (from, is_founder) in [(0, true), (2, false)] {
+        assert_eq!(is_heard(from, prepare()), is_founder);
+        assert_eq!(is_heard(from, accept(formation(7))), is_founder);
+        assert_eq!(is_heard(from, Message::NotYet { waits_for: vec![NodeId(2)] }), is_founder);
+        assert!(is_heard(from, Message::Formed { formation: formation(7) }), "what is formed is told by all");
+    }
+    for other in [formation(8), Formation { stores: vec![Uuid(5); 4], ..formation(7) }] {
+        assert!(!is_heard(0, accept(other.clone())));
+        assert!(!is_heard(0, Message::Formed { formation: other }));
+    }
+}
+
+#[test]
+fn who_waits_for_the_formation_asks_all_others_twice_a_second() {
+    let mut registers = Registers::new(identity(1), table(&[2], 1), &[], None).unwrap();
+    let mut asked = Vec::new();
+    for now_ms in 0..=1_000 {
+        let mut out = Outbox::default();
+        registers.tick(now_ms, &mut out);
+        asked.extend(out.requests.iter().map(|(node, _)| (now_ms, node.0)));
+    }
+    assert_eq!(asked, [(0, 0), (0, 2), (500, 0), (500, 2), (1_000, 0), (1_000, 2)]);
+}
+
+#[test]
 fn no_bytes_of_a_node_make_it_panic() {
-    let link = LinkId(ConnId { slot: 0, generation: 0 });
     let ballot = Ballot { round: 3, proposer: Uuid(4) };
     let voucher = message::Voucher { id: VoterId::default(), table: vec![VoterId::default(); 9] };
     let messages = [
-        Message::Prepare { shard: ShardId(7), ballot, to: VoterId::default() },
-        Message::Seed { id: VoterId::default(), voucher: voucher.clone(), slots: vec![] },
-        Message::Promise { shard: SHARD, ballot, voucher, accepted: None },
-        Message::FormAccept { ballot, formation: formation(7) },
-        Message::Formed { formation: formation(8) },
+        (false, Message::Prepare { shard: ShardId(1), ballot, to: VoterId::default() }),
+        (true, Message::Seed { id: VoterId::default(), voucher: voucher.clone(), slots: vec![] }),
+        (true, Message::Promise { shard: SHARD, ballot, voucher, accepted: None }),
+        (true, Message::FormAccept { ballot, formation: formation(7) }),
+        (true, Message::Formed { formation: formation(8) }),
     ];
     for at in [vec![], Kept { formed: Some(formation(7)), ..Kept::default() }.to_file()] {
-        for message in &messages {
+        for (is_of_the_table, message) in &messages {
             let bytes = message.encode();
             for from in [0, 1, 2, 3] {
                 for cut in 0..=bytes.len() {
                     let mut registers = Registers::new(identity(0), table(&[2], 1), &at, None).unwrap();
                     let mut out = Outbox::default();
-                    let result = registers.on_message(NodeId(from), link, &bytes[..cut], 0, &mut out);
-                    assert!(result.is_err() || (cut == bytes.len() && from < 3 && message.shard() != Some(ShardId(7))));
+                    let result = registers.on_message(NodeId(from), LINK, &bytes[..cut], 0, &mut out);
+                    assert!(result.is_err() || (cut == bytes.len() && from < 3 && *is_of_the_table));
                 }
             }
         }
