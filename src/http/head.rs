@@ -47,8 +47,8 @@ pub struct Head<'b> {
     pub body: BodyKind,
     /// `Expect: 100-continue` (never in HTTP/1.0).
     pub expect_continue: bool,
-    /// `Host`, with its port if it has one. Always there in HTTP/1.1.
-    pub host: Option<&'b str>,
+    /// `Host`. Always there in HTTP/1.1.
+    pub host: Option<Host<'b>>,
     /// `If-Match`, as it came.
     pub if_match: Option<&'b [u8]>,
     /// `If-None-Match`, as it came.
@@ -309,7 +309,7 @@ fn parse_length(digits: &[u8]) -> Option<u64> {
 
 /// Path and query. The absolute form is taken where it names the same host as `Host` does; asterisk form only with
 /// OPTIONS.
-fn split_target<'b>(target: &'b str, method: &str, host: Option<&str>) -> Result<(&'b str, &'b str), Reject> {
+fn split_target<'b>(target: &'b str, method: &str, host: Option<Host<'_>>) -> Result<(&'b str, &'b str), Reject> {
     let bad = |message| Err(Reject::new(400, "bad_target", message));
     if memchr::memchr(b'#', target.as_bytes()).is_some() {
         return bad("the target has a raw #: write it %23");
@@ -318,7 +318,7 @@ fn split_target<'b>(target: &'b str, method: &str, host: Option<&str>) -> Result
         target
     } else if let Some(rest) = strip_scheme(target) {
         let (authority, origin_form) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        if !host.is_some_and(|h| h.eq_ignore_ascii_case(authority)) {
+        if !host.is_some_and(|h| h.text.eq_ignore_ascii_case(authority)) {
             return bad("the target's host is not the one in Host");
         }
         origin_form
@@ -337,31 +337,44 @@ fn strip_scheme(target: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("http://").then_some(rest)
 }
 
-fn check_host(value: &[u8]) -> Result<&str, Reject> {
-    let text = std::str::from_utf8(value).ok();
-    text.filter(|t| split_host(t).is_some()).ok_or_else(|| {
+fn check_host(value: &[u8]) -> Result<Host<'_>, Reject> {
+    Host::parse(value).ok_or_else(|| {
         Reject::new(400, "bad_host", "the Host header is not HOST or HOST:PORT (one host, no user, no path)")
     })
 }
 
-/// A `Host` value as name and port; `None` where it is not of that form. An IPv6 literal keeps its brackets.
-#[must_use]
-pub fn split_host(value: &str) -> Option<(&str, Option<u16>)> {
-    let name_end = match value.strip_prefix('[') {
-        Some(rest) => rest.find(']')? + 2,
-        None => value.find(':').unwrap_or(value.len()),
-    };
-    let (name, port) = value.split_at_checked(name_end)?;
-    let well_formed = match name.strip_prefix('[') {
-        Some(inner) => inner.trim_end_matches(']').bytes().all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.'),
-        None => name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(digits) => Some(parse_length(digits.as_bytes()).and_then(|n| u16::try_from(n).ok())?),
-        None if port.is_empty() => None,
-        None => return None,
-    };
-    (well_formed && !name.is_empty()).then_some((name, port))
+/// A `Host` value, all ASCII.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host<'b> {
+    /// As it came: the name, and the port if it has one.
+    pub text: &'b str,
+    /// An IPv6 literal keeps its brackets.
+    pub name: &'b str,
+}
+
+impl<'b> Host<'b> {
+    /// `None` where it is not HOST or HOST:PORT.
+    #[must_use]
+    pub fn parse(value: &'b [u8]) -> Option<Host<'b>> {
+        let (name_end, is_name) = match value {
+            [b'[', rest @ ..] => {
+                let end = rest.iter().position(|b| *b == b']')?;
+                (end + 2, rest[..end].iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')))
+            }
+            _ => {
+                let is_of_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+                let end = value.iter().position(|b| !is_of_name(b)).unwrap_or(value.len());
+                (end, end > 0)
+            }
+        };
+        let is_port = match &value[name_end..] {
+            [] => true,
+            [b':', digits @ ..] => parse_length(digits).is_some_and(|port| port <= u64::from(u16::MAX)),
+            _ => false,
+        };
+        let text = std::str::from_utf8(value).ok().filter(|_| is_name && is_port)?;
+        Some(Host { text, name: &text[..name_end] })
+    }
 }
 
 /// RFC 9110's tchar.

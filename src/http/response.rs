@@ -32,12 +32,13 @@ pub enum ContentType {
 }
 
 impl ContentType {
-    fn as_str(self) -> &'static str {
+    /// Its header line, and the beginning of the next.
+    fn line(self) -> &'static str {
         match self {
-            ContentType::Bytes => "application/octet-stream",
-            ContentType::Text => "text/plain; charset=utf-8",
-            ContentType::Json => "application/json",
-            ContentType::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            ContentType::Bytes => "\r\nContent-Type: application/octet-stream\r\nContent-Length: ",
+            ContentType::Text => "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ",
+            ContentType::Json => "\r\nContent-Type: application/json\r\nContent-Length: ",
+            ContentType::Prometheus => "\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: ",
         }
     }
 }
@@ -80,16 +81,18 @@ impl ResponseHead {
     pub fn write(&self, out: &mut Vec<u8>, date: &DateText) {
         let mut number = itoa::Buffer::new();
         out.reserve(320);
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(number.format(self.status).as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(reason(self.status).as_bytes());
-        out.extend_from_slice(b"\r\nDate: ");
+        if self.status == 200 {
+            out.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: ");
+        } else {
+            out.extend_from_slice(b"HTTP/1.1 ");
+            out.extend_from_slice(number.format(self.status).as_bytes());
+            out.push(b' ');
+            out.extend_from_slice(reason(self.status).as_bytes());
+            out.extend_from_slice(b"\r\nDate: ");
+        }
         out.extend_from_slice(date);
         if let Some((content_type, length)) = self.content {
-            out.extend_from_slice(b"\r\nContent-Type: ");
-            out.extend_from_slice(content_type.as_str().as_bytes());
-            out.extend_from_slice(b"\r\nContent-Length: ");
+            out.extend_from_slice(content_type.line().as_bytes());
             out.extend_from_slice(number.format(length).as_bytes());
         }
         if let Some(etag) = self.etag {
@@ -109,11 +112,11 @@ impl ResponseHead {
             out.extend_from_slice(b"\r\nConsistency: stale\r\nBehind-Ms: ");
             out.extend_from_slice(number.format(behind_ms).as_bytes());
         }
-        out.extend_from_slice(match self.persistence {
-            Persistence::KeepAlive => b"",
-            Persistence::KeepAliveHttp10 => b"\r\nConnection: keep-alive",
-            Persistence::Close => b"\r\nConnection: close",
-        });
+        match self.persistence {
+            Persistence::KeepAlive => {}
+            Persistence::KeepAliveHttp10 => out.extend_from_slice(b"\r\nConnection: keep-alive"),
+            Persistence::Close => out.extend_from_slice(b"\r\nConnection: close"),
+        }
         out.extend_from_slice(b"\r\nX-Content-Type-Options: nosniff\r\n\r\n");
     }
 }

@@ -251,11 +251,11 @@ fn route(head: &Head<'_>) -> Result<&'static Route, ApiError> {
              DELETE /delete?key=K, GET /where?key=K, /cluster, /livez, /readyz, /metrics, / (the guide)",
         ));
     };
-    if route.allow.split(", ").any(|m| m == method) {
+    if route.allow == method || (route.allow == GET && matches!(method, "GET" | "HEAD")) {
         return Ok(route);
     }
     let Route { path, allow, curl, example, .. } = *route;
-    let host = head.host.unwrap_or("localhost:8080");
+    let host = head.host.map_or("localhost:8080", |host| host.text);
     Err(ApiError {
         allow: Some(allow),
         ..ApiError::new(

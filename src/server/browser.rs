@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::error::{ApiError, shown};
 use crate::http::Head;
-use crate::http::head::split_host;
+use crate::http::head::Host;
 
 /// Hosts and origins that are allowed besides IP literals and localhost.
 #[derive(Debug, Clone, Default)]
@@ -24,17 +24,16 @@ impl AllowedHosts {
         AllowedHosts { hosts: hosts.to_vec(), origins: origins.to_vec() }
     }
 
-    fn host(&self, host: &str) -> bool {
-        let Some((name, _)) = split_host(host) else { return false };
-        is_ip_literal(name)
-            || name.eq_ignore_ascii_case("localhost")
-            || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(host) || h.eq_ignore_ascii_case(name))
+    fn host(&self, host: Host<'_>) -> bool {
+        host.name.eq_ignore_ascii_case("localhost")
+            || is_ip_literal(host.name)
+            || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(host.text) || h.eq_ignore_ascii_case(host.name))
     }
 
     /// A page of this server itself, whatever stands before it for TLS, or a configured one.
-    fn origin(&self, origin: &[u8], host: Option<&str>) -> bool {
+    fn origin(&self, origin: &[u8], host: Option<Host<'_>>) -> bool {
         let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-        let own = site.is_some_and(|s| host.is_some_and(|h| h.as_bytes().eq_ignore_ascii_case(s)));
+        let own = site.is_some_and(|s| host.is_some_and(|h| h.text.as_bytes().eq_ignore_ascii_case(s)));
         own || self.configured(origin)
     }
 
@@ -51,7 +50,7 @@ impl AllowedHosts {
         if let Some(host) = head.host
             && !self.host(host)
         {
-            let host = shown(host.as_bytes());
+            let host = shown(host.text.as_bytes());
             return Err(ApiError::new(
                 421,
                 "host_not_allowed",

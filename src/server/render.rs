@@ -103,7 +103,7 @@ pub fn status(outcome: &Outcome<'_>) -> u16 {
 /// The guide: `/`.
 #[must_use]
 pub fn guide_text(head: &Head<'_>) -> String {
-    let host = head.host.unwrap_or("localhost:8080");
+    let host = head.host.map_or("localhost:8080", |host| host.text);
     format!(
         "DistributedKVStore: keys and values are bytes. Any node takes any key.
 

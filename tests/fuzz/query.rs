@@ -125,11 +125,12 @@ fn plainly(raw: &[u8]) -> Result<Vec<u8>, BadPercent> {
 }
 
 fn read_as_host(text: &str, trail: &mut Trail) {
-    let split = head::split_host(text);
-    trail.step(split.map(|(_, port)| port.is_some()));
-    if let Some((name, port)) = split {
+    let host = head::Host::parse(text.as_bytes());
+    trail.step(host.map(|host| host.name.len() < text.len()));
+    if let Some(head::Host { text: whole, name }) = host {
         assert!(!name.is_empty() && text.starts_with(name) && !name.contains(['/', '@', ' ']), "{text}");
-        assert_eq!(port.is_some(), text.len() > name.len());
+        let port = text[name.len()..].strip_prefix(':').map(str::parse::<u16>);
+        assert!(whole == text && (whole == name || matches!(port, Some(Ok(_)))), "{text}");
     }
     match parse_address(text) {
         Ok(address) => assert_eq!(parse_address(&address.to_string()), Ok(address)),
