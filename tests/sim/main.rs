@@ -12,6 +12,7 @@ mod clock;
 mod faults;
 mod network;
 mod node;
+mod scale;
 mod stories;
 mod trace;
 mod voter;
