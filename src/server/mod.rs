@@ -42,6 +42,8 @@ use crate::store::{Home, Options, SmallState, Store};
 
 /// Descriptors that are not for clients: segments of the log, standard streams, the poll.
 const OWN_DESCRIPTORS: u64 = 512;
+/// A control link and a data link, each way.
+const LINKS_A_PEER: u64 = 4;
 
 /// What one node needs to run.
 #[derive(Debug, Clone)]
@@ -151,7 +153,8 @@ fn open_home(
 /// Raises the limit on descriptors as far as it goes, and says how many connections fit below it.
 fn descriptors(cluster: &Cluster) -> usize {
     let wanted = cluster.settings().limits.max_connections;
-    let needed = wanted as u64 + turn::PEER_RESERVE as u64 + OWN_DESCRIPTORS;
+    let own = OWN_DESCRIPTORS + turn::PEER_RESERVE as u64 + LINKS_A_PEER * (cluster.nodes().len() as u64 - 1);
+    let needed = wanted as u64 + own;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let have = match setrlimit(Resource::Nofile, raised) {
@@ -159,7 +162,7 @@ fn descriptors(cluster: &Cluster) -> usize {
         Err(_) => limit.current,
     };
     let Some(have) = have.filter(|have| *have < needed) else { return wanted };
-    let fit = have.saturating_sub(turn::PEER_RESERVE as u64 + OWN_DESCRIPTORS).max(16) as usize;
+    let fit = have.saturating_sub(own).max(16) as usize;
     log::warn!("limits.max_connections = {wanted} needs {needed} descriptors, and {have} are allowed: {fit} it is");
     fit
 }
