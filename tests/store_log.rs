@@ -5,9 +5,10 @@
 mod support;
 
 use dkv::id::{Epoch, Lsn};
-use dkv::store::{Kind, LogCursor, LogRead, Options, record};
+use dkv::store::{Kind, LogCursor, LogRead, Options, Prior, record};
 use std::collections::BTreeMap;
 use support::driver::{Driver, Halt, Load, Write};
+use support::faulty_disk::Fault;
 
 /// A copy that is sent the log.
 struct Replica {
@@ -50,7 +51,8 @@ impl Replica {
             assert_eq!(upto, Lsn(self.at));
             driver.store().hold_tombstones(Some(upto));
         } else {
-            assert_eq!(records, 0, "{read:?}");
+            // What was sound before the damage may be there, and is not sent.
+            assert!(records == 0 || read == LogRead::Corrupt, "{read:?}");
         }
         assert_eq!(self.cursor.after(), Lsn(self.at));
         read
@@ -153,6 +155,7 @@ fn a_copy_that_is_sent_the_log_holds_what_the_log_holds() {
             delete_once_in: if seed % 2 == 0 { 2 } else { 6 },
             evicts: seed % 4 == 0,
             commits_late: seed % 5 == 0,
+            jump_once_in: if seed % 3 == 1 { 20 } else { 0 },
             ..Load::default()
         };
         let found = copies_come_and_go(seed, load, 180);
@@ -254,7 +257,7 @@ fn damage_is_found_and_not_passed_on() {
 
 /// Reads on, while nothing is written, until there is no more or what comes is damaged.
 fn read_out(copy: &mut Replica, driver: &mut Driver) -> LogRead {
-    loop {
+    for _ in 0..100_000 {
         match copy.ask(driver, 5000) {
             LogRead::Read { .. } => {}
             LogRead::Busy | LogRead::Cold(_) => {
@@ -264,6 +267,14 @@ fn read_out(copy: &mut Replica, driver: &mut Driver) -> LogRead {
             last @ (LogRead::End | LogRead::Corrupt) => return last,
         }
     }
+    panic!("it reads at {} without an end", copy.at);
+}
+
+/// The names of the files with a seal. (Of one that compaction replaced, the hint may be there for a while yet.)
+fn sealed_files(driver: &Driver) -> Vec<String> {
+    let mut names: Vec<String> = driver.machine.files().into_iter().map(|(name, _)| name).collect();
+    names.retain(|name| name.ends_with(".log") && driver.machine.read(name)[512..].starts_with(b"dkv-seal"));
+    names
 }
 
 /// The last lsn of a sealed segment, as its seal has it.
@@ -283,8 +294,7 @@ fn a_damaged_store_is_read_around_the_damaged_file() {
         driver.open().unwrap();
         expect(driver.run(120));
         driver.settle().unwrap();
-        let hints = driver.machine.files().into_iter().filter(|(name, _)| name.ends_with(".hint"));
-        let sealed: Vec<String> = hints.map(|(name, _)| name.replace(".hint", ".log")).collect();
+        let sealed = sealed_files(&driver);
         let name = driver.dice.pick(&sealed).unwrap().clone();
         let last = last_of(&driver, &name);
         let first = sealed.iter().map(|other| last_of(&driver, other)).filter(|other| *other < last).max().unwrap_or(0);
@@ -326,8 +336,7 @@ fn a_store_that_is_damaged_in_two_files_is_not_read_any_more() {
     driver.open().unwrap();
     expect(driver.run(120));
     driver.settle().unwrap();
-    let hints = driver.machine.files().into_iter().filter(|(name, _)| name.ends_with(".hint"));
-    let sealed: Vec<String> = hints.map(|(name, _)| name.replace(".hint", ".log")).collect();
+    let sealed = sealed_files(&driver);
     let [one, .., two] = &sealed[..] else { panic!("{sealed:?}") };
     for name in [one, two] {
         driver.machine.damage(name, |bytes| bytes[1024 + 200] ^= 4);
@@ -345,4 +354,197 @@ fn a_store_that_is_damaged_in_two_files_is_not_read_any_more() {
         assert_eq!(driver.store().read_log(&mut cursor, 5000, &mut Vec::new()), LogRead::Corrupt, "from {at}");
     }
     assert_eq!(driver.machine.calls(), calls);
+}
+
+/// A log at rest whose records are equally long, and the names of sealed files of it, which are compacted or not.
+fn with_equal_records(compacted: bool) -> (Driver, Vec<String>) {
+    let [keys, turns] = if compacted { [3000, 80] } else { [9000, 60] };
+    let load = Load { keys, longest_value: 0, delete_once_in: 30, most_of_a_turn: 200, ..Load::default() };
+    let mut driver = Driver::new(1, load);
+    driver.open().unwrap();
+    expect(driver.run(turns));
+    driver.settle().unwrap();
+    let mut names = sealed_files(&driver);
+    names.retain(|name| (driver.machine.read(name)[12] == 1) == compacted);
+    assert!(names.len() > 1, "{names:?}");
+    (driver, names)
+}
+
+/// Where the records of a sealed file stand, and its marks.
+fn frames(image: &[u8]) -> (Vec<usize>, Vec<usize>) {
+    let end = u64::from_le_bytes(image[512 + 32..][..8].try_into().unwrap()) as usize;
+    let is_record = |at: &usize| record::decode(&image[*at..]).is_ok();
+    (1024..end).step_by(48).partition(is_record)
+}
+
+/// A disk that writes to a wrong place leaves what is sound by itself. Were it passed over, what stood there would seem
+/// to be a gap that compaction left.
+#[test]
+fn what_stands_in_the_place_of_a_record_is_damage_and_no_gap() {
+    for compacted in [false, true] {
+        let (template, sealed) = with_equal_records(compacted);
+        let [image, later] = [&sealed[0], &sealed[1]].map(|name| template.machine.read(name));
+        let ((records, marks), (of_later, _)) = (frames(&image), frames(&later));
+        let (middle, last) = (records.len() / 2, records.len() - 1);
+        let frame = |at: usize| image[at..at + 48].to_vec();
+        let mut harms = vec![
+            (middle, frame(records[middle - 1])),
+            (middle, frame(records[middle + 1])),
+            (middle, frame(records[0])),
+            (middle, later[of_later[0]..][..48].to_vec()),
+            (last, later[of_later[0]..][..48].to_vec()),
+            // Its length leads out of the file's data.
+            (last, [&frame(records[last])[..6], &[0x10], &frame(records[last])[7..]].concat()),
+        ];
+        harms.extend(marks.first().into_iter().flat_map(|mark| [(middle, frame(*mark)), (last, frame(*mark))]));
+        for (n, (at, other)) in harms.into_iter().enumerate() {
+            let (mut driver, sealed) = with_equal_records(compacted);
+            driver.machine.damage(&sealed[0], |bytes| bytes[records[at]..][..48].copy_from_slice(&other));
+            let read = read_out(&mut Replica::at(&mut driver, 0), &mut driver);
+            assert_eq!(read, LogRead::Corrupt, "harm {n}, compacted: {compacted}");
+            let found = driver.store().health().unwrap();
+            assert!(found.file == sealed[0] && found.offset >= records[at] as u64, "harm {n}: {found}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_ends_before_its_records_do_is_damage() {
+    for evicts in [false, true] {
+        let (mut driver, sealed) = with_equal_records(false);
+        let at = frames(&driver.machine.read(&sealed[1])).0[100];
+        driver.machine.damage(&sealed[1], |bytes| bytes.truncate(at + 20));
+        if evicts {
+            driver.machine.evict();
+        }
+        assert_eq!(read_out(&mut Replica::at(&mut driver, 0), &mut driver), LogRead::Corrupt);
+        let found = driver.store().health().unwrap();
+        assert_eq!((&found.file, found.offset), (&sealed[1], at as u64));
+    }
+}
+
+#[test]
+fn a_cold_read_that_fails_is_damage_of_the_file_that_was_read() {
+    for n in [0, 1] {
+        let (mut driver, sealed) = with_equal_records(false);
+        let after = if n == 0 { 0 } else { last_of(&driver, &sealed[n - 1]) };
+        driver.machine.evict();
+        let mut copy = Replica::at(&mut driver, after);
+        assert!(matches!(copy.ask(&mut driver, 5000), LogRead::Cold(_)));
+        driver.machine.fault_at(1, Fault::Error);
+        while driver.poll().is_ok() {}
+        let found = driver.store().health().unwrap();
+        assert_eq!((&found.file, found.offset), (&sealed[n], 1024));
+    }
+}
+
+/// Else a reader that the page cache cannot keep up with would read the same for ever.
+#[test]
+fn what_a_cold_read_brought_is_handed_out_whatever_left_memory_since() {
+    let mut driver = Driver::new(4, Load { keys: 200, ..Load::default() });
+    driver.open().unwrap();
+    expect(driver.run(120));
+    driver.settle().unwrap();
+    let mut copy = Replica::at(&mut driver, 0);
+    let mut cold = 0;
+    loop {
+        driver.machine.evict();
+        match copy.ask(&mut driver, 20_000) {
+            LogRead::Cold(_) => cold += 1,
+            last => break assert_eq!(last, LogRead::End),
+        }
+        for _ in 0..100 {
+            expect(driver.poll());
+        }
+        assert_eq!(driver.log_reads, cold);
+        driver.machine.evict();
+        let read = copy.ask(&mut driver, 20_000);
+        assert!(matches!(read, LogRead::Read { .. }), "{read:?}");
+    }
+    copy.catch_up(&mut driver);
+    assert!(cold > 10, "{cold}");
+}
+
+/// Also from between records that compaction dropped, at the end of a file, too.
+#[test]
+fn a_copy_can_go_on_from_any_place() {
+    let mut driver = Driver::new(2, Load { delete_once_in: u64::MAX, ..Load::default() });
+    driver.open().unwrap();
+    expect(driver.run(100));
+    driver.settle().unwrap();
+    for at in 0..=driver.history.len() as u64 {
+        let mut copy = Replica::at(&mut driver, at);
+        assert_eq!(copy.at, at);
+        copy.catch_up(&mut driver);
+    }
+    assert!(driver.store().stats().compactions > 0);
+}
+
+#[test]
+fn the_room_is_used_to_its_last_byte_and_one_record_comes_without_any() {
+    let (mut driver, _) = with_equal_records(false);
+    for (room, records) in [(0, 1), (1, 1), (95, 1), (96, 2), (97, 2), (480, 10)] {
+        let mut bytes = Vec::new();
+        let mut cursor = driver.store().log_cursor(Lsn(0));
+        let read = driver.store().read_log(&mut cursor, room, &mut bytes);
+        assert_eq!((read, bytes.len() as u64), (LogRead::Read { upto: Lsn(records) }, 48 * records), "{room} bytes");
+    }
+}
+
+/// A turn must not be long because a copy lacks only the last records of a long file.
+#[test]
+fn a_long_way_to_the_first_record_is_gone_in_slices() {
+    let options = Options { segment_bytes: 64 << 20, ..Options::default() };
+    let mut driver = Driver::new(6, Load { options, most_of_a_turn: 200, ..Load::default() });
+    driver.open().unwrap();
+    expect(driver.run(30));
+    driver.settle().unwrap();
+    let end = driver.history.len() as u64;
+    let mut copy = Replica::at(&mut driver, end - 1);
+    let mut asked = 1;
+    while copy.ask(&mut driver, 1 << 20) != (LogRead::Read { upto: Lsn(end) }) {
+        asked += 1;
+    }
+    let bytes: usize = driver.history.iter().map(|write| write.value.len()).sum();
+    assert!(asked * (3 << 19) > bytes && asked > 3, "asked {asked} times for {bytes} bytes");
+}
+
+/// It would be told where an epoch begins before anything of it is written.
+#[test]
+fn a_jump_to_the_end_is_of_the_epoch_of_what_is_written() {
+    let mut driver = Driver::new(1, Load { commits_late: true, ..Load::default() });
+    driver.open().unwrap();
+    // Until there are some files, of which the last ends with a jump.
+    let mut files = 0;
+    while driver.store().stats().segments == files || files < 4 {
+        files = driver.store().stats().segments;
+        let end = driver.store().end();
+        if end.0 % 2 == 1 {
+            driver.store().jump(Epoch(1), end.next()).unwrap();
+            driver.history.push(Write { kind: Kind::Jump, key: Vec::new(), value: Vec::new() });
+            files = driver.store().stats().segments;
+        } else {
+            assert!(driver.write(Write { kind: Kind::Set, key: b"key".to_vec(), value: Vec::new() }).unwrap());
+        }
+        driver.store().write_turn().unwrap();
+        for _ in 0..8 {
+            expect(driver.poll());
+        }
+    }
+    let end = driver.history.len() as u64 - 1;
+    driver.store().truncate(Lsn(end)).unwrap();
+    (driver.acked, _) = (end, driver.history.pop());
+    // It is at rest while a compaction waits for the disk, too.
+    for _ in 0..60 {
+        driver.settle().unwrap();
+    }
+    driver.store().persist(|state| state.lineage = vec![(Epoch(1), Lsn(1)), (Epoch(2), Lsn(end + 1))]).unwrap();
+    driver.store().stage(Epoch(2), Kind::Set, b"new", b"", 0, Prior::None).unwrap();
+    driver.history.push(Write { kind: Kind::Set, key: b"new".to_vec(), value: Vec::new() });
+    let mut copy = Replica::at(&mut driver, 0);
+    assert_eq!(read_out(&mut copy, &mut driver), LogRead::End);
+    assert_eq!((copy.at, copy.epoch), (end, Epoch(1)));
+    driver.store().write_turn().unwrap();
+    assert_eq!(read_out(&mut copy, &mut driver), LogRead::End);
+    assert_eq!((copy.at, copy.epoch), (end + 1, Epoch(2)));
 }

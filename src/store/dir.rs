@@ -226,6 +226,9 @@ mod tests {
         let older = DataDir::open(tmp.path()).unwrap_err().to_string();
         assert!(older.contains("earlier version (`dkv 1`") && !older.contains('\n'), "{older}");
         std::fs::remove_file(tmp.path().join("VERSION")).unwrap();
+        std::fs::create_dir(tmp.path().join("VERSION")).unwrap();
+        assert!(matches!(DataDir::open(tmp.path()), Err(DirError::Io(..))), "whose it is cannot be told");
+        std::fs::remove_dir(tmp.path().join("VERSION")).unwrap();
         std::fs::write(tmp.path().join("letter.txt"), "x").unwrap();
         assert!(matches!(DataDir::open(tmp.path()), Err(DirError::Foreign(_))));
         assert!(matches!(DataDir::open(&tmp.path().join("letter.txt")), Err(DirError::Io(..))));

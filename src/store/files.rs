@@ -479,8 +479,10 @@ mod tests {
     fn what_is_written_is_read_both_ways() {
         let (_tmp, mut disk, _) = disk();
         let file = disk.create("x.tmp").unwrap();
-        disk.reserve(file, 10_000).unwrap();
-        assert_eq!(disk.len(file).unwrap(), 10_000);
+        for (upto, len) in [(4_000, 4_000), (10_000, 10_000), (10_000, 10_000), (7_000, 10_000)] {
+            disk.reserve(file, upto).unwrap();
+            assert_eq!(disk.len(file).unwrap(), len);
+        }
         disk.write(file, 5_000, &[IoSlice::new(b"one"), IoSlice::new(b""), IoSlice::new(b"two")]).unwrap();
         let mut buf = [9; 8];
         assert_eq!(disk.read(file, 4_999, &mut buf).unwrap(), 8);
@@ -558,18 +560,26 @@ mod tests {
 
     #[test]
     fn a_failed_job_says_so() {
-        let (_tmp, mut disk, _) = disk();
+        let (tmp, mut disk, _) = disk();
         let file = disk.create("x.tmp").unwrap();
         disk.start_install(Lane::Data, file, "not there", "x");
         assert!(disk.wait().unwrap().1.is_err());
         assert!(disk.open("not there").is_err());
+        std::fs::create_dir(tmp.path().join("directory")).unwrap();
+        disk.start_remove(Lane::Background, "directory");
+        assert!(disk.wait().unwrap().1.is_err());
+        let nowhere = 1 << 63;
+        assert!(disk.read(file, nowhere, &mut [0; 8]).is_err());
+        disk.start_read(file, nowhere, 8);
+        assert!(disk.wait().unwrap().1.is_err());
     }
 
     #[test]
-    fn a_closed_file_completes_what_was_started() {
-        let (_tmp, mut disk, _) = disk();
+    fn a_closed_file_completes_what_was_started_and_holds_no_space() {
+        let (tmp, mut disk, _) = disk();
         let file = disk.create("x").unwrap();
         disk.write(file, 0, &[IoSlice::new(b"abc")]).unwrap();
+        disk.try_read(file, 0, &mut [0; 3]).unwrap();
         disk.start_read(file, 0, 3);
         disk.start_remove(Lane::Background, "x");
         disk.close(file);
@@ -580,5 +590,12 @@ mod tests {
             }
         }
         assert_eq!(read.as_deref(), Some(b"abc".as_slice()));
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let open = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
+        let held: Vec<PathBuf> =
+            open.filter(|path| path.starts_with(tmp.path()) && path.ends_with("x (deleted)")).collect();
+        assert!(held.is_empty(), "{held:?}");
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(!maps.contains(tmp.path().join("x").to_str().unwrap()), "{maps}");
     }
 }

@@ -493,6 +493,7 @@ mod tests {
     use super::*;
     use crate::id::Uuid;
     use crate::store::segment::DATA_AT;
+    use crate::store::stopped::Stopped;
     use crate::store::{Home, Prior, Probe, Store};
     use std::net::SocketAddr;
 
@@ -572,6 +573,11 @@ mod tests {
         assert_eq!((found.end, found.committed, found.torn_bytes, &found.damage), (150, 150, 0, &None));
         assert_eq!(found.segments.iter().map(|s| s.records).sum::<u64>(), 150);
         assert!(found.segments.len() >= 3 && found.segments[0].sealed, "{:?}", found.segments);
+        let mut next = 1;
+        for segment in &found.segments {
+            assert_eq!((segment.first, segment.last), (next, next + segment.records - 1), "{segment:?}");
+            next = segment.last + 1;
+        }
         let mut text = Vec::new();
         assert_eq!(dump(tmp.path(), &mut text, false).unwrap(), None);
         let text = String::from_utf8(text).unwrap();
@@ -605,10 +611,11 @@ mod tests {
 
     #[test]
     fn a_log_is_cut_where_a_file_is_missing_or_its_head_or_seal_is_damaged() {
-        let damages: [Harm; 3] = [
+        let damages: [Harm; 4] = [
             ("missing", |path| std::fs::remove_file(path.join(name_of(2))).unwrap()),
             ("head", |path| flip(path, 2, 20)),
             ("seal", |path| flip(path, 2, Seal::AT + 20)),
+            ("seals", |path| [2, 3].into_iter().for_each(|seq| flip(path, seq, Seal::AT + 20))),
         ];
         for (what, damage) in damages {
             let tmp = tempfile::tempdir().unwrap();
@@ -617,10 +624,35 @@ mod tests {
             damage(tmp.path());
             assert!(verify(tmp.path()).unwrap().damage.is_some(), "{what}");
             let cut = cut(tmp.path()).unwrap().unwrap();
-            let end = if what == "seal" { segments[1].last } else { segments[0].last };
+            let end = if what.starts_with("seal") { segments[1].last } else { segments[0].last };
             assert_eq!(cut.end, end, "{what}: {cut:?}");
             keys_upto(tmp.path(), end);
         }
+    }
+
+    /// A file that was sealed before its last records were in it, as far as the disk has it.
+    #[test]
+    fn a_seal_that_promises_more_than_there_is_is_damage() {
+        let tmp = tempfile::tempdir().unwrap();
+        fill(tmp.path(), 150);
+        let first = verify(tmp.path()).unwrap().segments[0].clone();
+        let mut last_at = 0;
+        let found = dump_with(tmp.path(), |line| {
+            last_at = if line.lsn == first.last { line.offset } else { last_at };
+            Ok(())
+        });
+        assert_eq!(found.unwrap(), None);
+        let name = tmp.path().join(name_of(1));
+        let mut bytes = std::fs::read(&name).unwrap();
+        let salt = Head::decode(&bytes).unwrap().salt;
+        let seal = Seal { end: last_at, ..Seal::decode(&bytes, salt).unwrap() };
+        put(&mut bytes, Seal::AT as usize, &seal.encode(salt));
+        std::fs::write(&name, &bytes).unwrap();
+        let damage = verify(tmp.path()).unwrap().damage.unwrap();
+        assert_eq!((damage.file, damage.offset), (name_of(1), last_at));
+        // They are all there.
+        assert_eq!(cut(tmp.path()).unwrap().unwrap().end, first.last);
+        keys_upto(tmp.path(), first.last);
     }
 
     #[test]
@@ -631,38 +663,53 @@ mod tests {
         let store = open(tmp.path());
         assert_eq!(store.health().map(|c| c.file.clone()), Some(name_of(1)));
         drop(store);
+        let found = verify(tmp.path()).unwrap();
+        assert!(found.damage.is_some() && found.segments[0].damage == found.damage, "{found:?}");
         let cut = cut(tmp.path()).unwrap().unwrap();
         assert!((10..20).contains(&cut.end), "{cut:?}");
         keys_upto(tmp.path(), cut.end);
     }
 
+    /// Where only a part of it stays, that stands for no more than its last sound record.
     #[test]
     fn a_log_is_cut_where_a_compacted_segment_is_damaged() {
-        let tmp = tempfile::tempdir().unwrap();
-        fill(tmp.path(), 300);
+        let template = tempfile::tempdir().unwrap();
+        fill(template.path(), 300);
         // The first two thirds are overwritten but for each fifth key, so that compaction makes less of them.
-        let mut store = open(tmp.path());
-        for n in (1..=200_u64).filter(|n| n % 5 != 0) {
+        let mut store = open(template.path());
+        for n in (1..=200_u64).filter(|n| n % 5 != 1) {
             set(&mut store, n);
         }
         store.close().unwrap();
-        let compacted = verify(tmp.path()).unwrap().segments.iter().position(|s| s.compacted).unwrap();
-        let segment = verify(tmp.path()).unwrap().segments[compacted].clone();
-        assert!(segment.records > 8, "{segment:?}");
-        let name = tmp.path().join(&segment.file);
-        let mut bytes = std::fs::read(&name).unwrap();
-        bytes[DATA_AT as usize + 5 * 1048 + 99] ^= 1;
-        std::fs::write(&name, &bytes).unwrap();
-        let damage = verify(tmp.path()).unwrap().damage.unwrap();
-        assert_eq!((&damage.file, damage.offset), (&segment.file, DATA_AT + 5 * 1048));
-        let cut = cut(tmp.path()).unwrap().unwrap();
-        assert!(cut.end >= segment.first && cut.end < segment.last && cut.keys >= 5, "{cut:?}");
-        assert_eq!(std::fs::read(tmp.path().join(&cut.kept_aside[0])).unwrap(), bytes);
-        let found = verify(tmp.path()).unwrap();
-        assert_eq!((found.damage, found.end), (None, cut.end));
-        let mut store = open(tmp.path());
-        assert_eq!(store.keys(), cut.keys);
-        assert!(matches!(store.get(&5_u64.to_le_bytes(), None), crate::store::Lookup::Found { .. }));
+        let segment = verify(template.path()).unwrap().segments[0].clone();
+        assert!(segment.compacted && segment.records > 8, "{segment:?}");
+        for kept in [0, 1, 5] {
+            let tmp = tempfile::tempdir().unwrap();
+            for entry in std::fs::read_dir(template.path()).unwrap() {
+                let entry = entry.unwrap();
+                std::fs::copy(entry.path(), tmp.path().join(entry.file_name())).unwrap();
+            }
+            let at = DATA_AT + kept * 1048;
+            flip(tmp.path(), 1, at + 99);
+            let bytes = std::fs::read(tmp.path().join(&segment.file)).unwrap();
+            let damage = verify(tmp.path()).unwrap().damage.unwrap();
+            assert_eq!((&damage.file, damage.offset), (&segment.file, at));
+            let cut = cut(tmp.path()).unwrap().unwrap();
+            let end = if kept == 0 { 0 } else { 5 * kept - 4 };
+            assert_eq!((cut.end, cut.keys), (end, kept), "{cut:?}");
+            assert_eq!(std::fs::read(tmp.path().join(&cut.kept_aside[0])).unwrap(), bytes);
+            let found = verify(tmp.path()).unwrap();
+            assert_eq!((found.damage, found.end), (None, cut.end));
+            assert!(
+                found.segments.iter().all(|segment| segment.records > 0 || !segment.sealed),
+                "{:?}",
+                found.segments
+            );
+            let mut store = open(tmp.path());
+            assert_eq!((store.health(), store.end(), store.keys()), (None, Lsn(end), kept));
+            let first = store.get(&1_u64.to_le_bytes(), None);
+            assert_eq!(matches!(first, crate::store::Lookup::Found { .. }), kept > 0);
+        }
     }
 
     /// The seal of a compacted segment says how far the log was committed when it was made, which may lie behind what
@@ -683,8 +730,11 @@ mod tests {
             let last = found.segments.iter().rfind(|segment| segment.records > 0).unwrap();
             let seq = last.file.trim_start_matches("1-").trim_end_matches(".log").parse().unwrap();
             flip(tmp.path(), seq, DATA_AT + 48 + 300);
+            let content = Stopped::open(tmp.path(), true).unwrap().state().content();
             let cut = cut(tmp.path()).unwrap().unwrap();
             assert_eq!(cut.end, last.first - 1);
+            let is_another = Stopped::open(tmp.path(), true).unwrap().state().content() != content;
+            assert!(is_another, "it lacks what the copy of that name had");
             assert_eq!(verify(tmp.path()).unwrap().damage, None, "cut {times}");
             let mut store = open(tmp.path());
             assert_eq!((store.health(), store.end()), (None, Lsn(cut.end)));

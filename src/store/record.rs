@@ -337,9 +337,35 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&mut bytes, &record);
             bytes[KIND_AT] = kind;
-            let crc = crc32c::crc32c(&bytes[LENGTH_AT..]);
-            put(&mut bytes, CRC_AT, &crc.to_le_bytes());
-            assert_eq!(decode(&bytes), Err(BadRecord::Field), "{record:?} as kind {kind}");
+            assert_eq!(decode(&summed(bytes)), Err(BadRecord::Field), "{record:?} as kind {kind}");
+        }
+    }
+
+    /// With the checksum that fits.
+    fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
+        let crc = crc32c::crc32c(&bytes[LENGTH_AT..]);
+        put(&mut bytes, CRC_AT, &crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn the_longest_record_is_one_and_no_longer_one() {
+        let mut head = vec![0; RECORD_HEADER];
+        put(&mut head, LENGTH_AT, &(MAX_RECORD_BYTES as u32).to_le_bytes());
+        assert_eq!(decode(&head), Err(BadRecord::Short(MAX_RECORD_BYTES)));
+        let longer = MAX_RECORD_BYTES as u32 + 1;
+        put(&mut head, LENGTH_AT, &longer.to_le_bytes());
+        assert_eq!(decode(&head), Err(BadRecord::Length(longer)));
+    }
+
+    #[test]
+    fn a_key_that_leaves_its_record_and_a_reserved_byte_are_refused() {
+        let good = Record { lsn: Lsn(9), epoch: Epoch(2), kind: Kind::Set, expiry_ms: 0, key: b"k", value: b"v" };
+        for (at, byte) in [(KEY_LENGTH_AT, 3), (RESERVED_AT, 1), (RECORD_HEADER - 1, 1)] {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &good);
+            bytes[at] = byte;
+            assert_eq!(decode(&summed(bytes)), Err(BadRecord::Field), "{byte} at {at}");
         }
     }
 
@@ -347,16 +373,16 @@ mod tests {
     #[test]
     fn numbers_that_nothing_counts_to_are_refused() {
         let good = Record { lsn: Lsn(9), epoch: Epoch(2), kind: Kind::Set, expiry_ms: 0, key: b"k", value: b"v" };
-        for bad in [Record { lsn: Lsn(u64::MAX), ..good }, Record { epoch: Epoch(COUNT_END), ..good }] {
+        for bad in [Record { lsn: Lsn(COUNT_END), ..good }, Record { epoch: Epoch(COUNT_END), ..good }] {
             let mut bytes = Vec::new();
             encode(&mut bytes, &bad);
             assert_eq!(decode(&bytes), Err(BadRecord::Field), "{bad:?}");
         }
-        let mut mark = encode_mark(Mark { last: Lsn(9), synced: Lsn(9), committed: Lsn(9) }, 7);
-        put(&mut mark, MARK_SYNCED_AT, &10_u64.to_le_bytes());
-        let crc = crc32c::crc32c(&mark[LENGTH_AT..]);
-        put(&mut mark, CRC_AT, &crc.to_le_bytes());
-        assert_eq!(decode_mark(&mark, 7), None, "more is synced than is there");
+        let mark = Mark { last: Lsn(9), synced: Lsn(9), committed: Lsn(9) };
+        let mut bytes = encode_mark(mark, 7).to_vec();
+        put(&mut bytes, MARK_SYNCED_AT, &10_u64.to_le_bytes());
+        assert_eq!(decode_mark(&summed(bytes), 7), None, "more is synced than is there");
+        assert_eq!(decode_mark(&encode_mark(Mark { last: Lsn(COUNT_END), ..mark }, 7), 7), None);
     }
 
     #[test]

@@ -139,6 +139,31 @@ mod tests {
         assert_eq!(Claims::anywhere_in(&bytes, 78), Claims::default());
         bytes[40 + 20] ^= 1;
         assert_eq!(Claims::anywhere_in(&bytes, 77), Claims { synced: Lsn(6), committed: Lsn(3) });
+        // A mark's last sector, without those before it.
+        assert_eq!(Claims::anywhere_in(&77_u64.to_le_bytes(), 77), Claims::default());
+    }
+
+    /// It is another place's, or was written before what stands around it.
+    #[test]
+    fn a_mark_that_does_not_fit_the_records_before_it_is_no_part_of_a_segment() {
+        for (last, fits) in [(0, false), (1, true), (2, false)] {
+            let mut image = vec![0; DATA_AT as usize];
+            let set = Record { lsn: Lsn(1), epoch: Epoch(1), kind: Kind::Set, expiry_ms: 0, key: b"k", value: b"" };
+            let at = DATA_AT + record::encode(&mut image, &set) as u64;
+            let mark = Mark { last: Lsn(last), synced: Lsn(0), committed: Lsn(0) };
+            image.extend_from_slice(&record::encode_mark(mark, 77));
+            record::encode(&mut image, &Record { lsn: Lsn(2), ..set });
+            let end = image.len() as u64;
+            let mut scan = Scan::new(&image, 77, Lsn(1), false, Epoch(0));
+            assert_eq!(scan.next_record(end).unwrap().map(|placed| placed.record), Some(set));
+            let next = scan.next_record(end).map(|placed| placed.map(|placed| placed.record.lsn));
+            if fits {
+                assert_eq!(next, Ok(Some(Lsn(2))));
+            } else {
+                assert!(next.is_err_and(|reason| reason.starts_with(&format!("a mark behind record {last} "))));
+                assert_eq!(scan.at, at);
+            }
+        }
     }
 
     #[test]

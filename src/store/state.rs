@@ -230,9 +230,10 @@ mod tests {
         for bad in [
             SmallState { lineage: vec![(Epoch(7), Lsn(1)), (Epoch(1), Lsn(900))], ..state() },
             SmallState { lineage: vec![(Epoch(1), Lsn(900)), (Epoch(7), Lsn(900))], ..state() },
-            SmallState { lineage: vec![(Epoch(1), Lsn(u64::MAX))], ..state() },
-            SmallState { epoch: Epoch(u64::MAX), ..state() },
-            SmallState { tombstone_floor: Lsn(u64::MAX), ..state() },
+            SmallState { lineage: vec![(Epoch(7), Lsn(1)), (Epoch(7), Lsn(900))], ..state() },
+            SmallState { lineage: vec![(Epoch(1), Lsn(COUNT_END))], ..state() },
+            SmallState { epoch: Epoch(COUNT_END), ..state() },
+            SmallState { tombstone_floor: Lsn(COUNT_END), ..state() },
             SmallState { cuts: u64::MAX, ..state() },
         ] {
             assert_eq!(SmallState::decode(&bad.encode()), Err(BadState::Damaged), "{bad:?}");

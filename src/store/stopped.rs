@@ -179,13 +179,16 @@ mod tests {
         store.stage(Epoch(1), Kind::Set, b"key", b"value", 0, Prior::None).unwrap();
         store.stage(Epoch(1), Kind::Delete, b"gone", b"", 0, Prior::None).unwrap();
         store.write_turn().unwrap();
+        store.settle().unwrap();
+        store.commit(Lsn(1));
         store.close().unwrap();
         home.persist(|state| (state.largest_grace_ms, state.formation) = (900, b"old".to_vec())).unwrap();
         home.persist_voter(b"memory".to_vec()).unwrap();
         home.close().unwrap();
 
         let mut stopped = Stopped::open(&path, true).unwrap();
-        assert_eq!((stopped.end(), stopped.state().store, stopped.damage()), (Lsn(2), Uuid(7), None));
+        assert_eq!((stopped.end(), stopped.committed()), (Lsn(2), Lsn(1)));
+        assert_eq!((stopped.state().store, stopped.damage()), (Uuid(7), None));
         assert_eq!(stopped.voter(), &VoterFile::Sound(b"memory".to_vec()));
         let mut keys = Vec::new();
         stopped.each_key(|key| keys.push(key.to_vec())).unwrap();
@@ -201,10 +204,48 @@ mod tests {
         assert_eq!((home.state().largest_grace_ms, &home.state().formation[..]), (900, &b"new"[..]));
         store.close().unwrap();
         home.close().unwrap();
-        let mut stopped = Stopped::open(&path, true).unwrap();
-        stopped.assume(address(2), b"new", None).unwrap();
-        drop(stopped);
-        assert_eq!(Stopped::open(&path, false).unwrap().voter(), &VoterFile::Missing);
+        // A second time, as where the first was cut short: what is gone may be gone already.
+        for _ in 0..2 {
+            let mut stopped = Stopped::open(&path, true).unwrap();
+            stopped.assume(address(2), b"new", None).unwrap();
+            drop(stopped);
+            assert_eq!(Stopped::open(&path, false).unwrap().voter(), &VoterFile::Missing);
+        }
+    }
+
+    #[test]
+    fn a_voters_memory_that_cannot_be_removed_is_not_taken_for_gone() {
+        let tmp = tempfile::tempdir().unwrap();
+        create(tmp.path(), address(1), SmallState::new(Uuid(7), 3, true)).unwrap();
+        let mut stopped = Stopped::open(tmp.path(), true).unwrap();
+        fs::create_dir(tmp.path().join(home::VOTER_NAME)).unwrap();
+        assert!(matches!(stopped.assume(address(2), b"new", None), Err(OfflineError::Io(..))));
+        assert_eq!(stopped.node().address, address(1));
+    }
+
+    #[test]
+    fn a_damaged_log_is_said_to_be() {
+        let tmp = tempfile::tempdir().unwrap();
+        create(tmp.path(), address(1), SmallState::new(Uuid(7), 3, true)).unwrap();
+        fs::remove_file(tmp.path().join("1-0000000000000001.log")).unwrap();
+        let stopped = Stopped::open(tmp.path(), true).unwrap();
+        assert_eq!(stopped.damage().map(|damage| &damage.file[..]), Some("1-0000000000000001.log"));
+    }
+
+    /// One that is in use, or whose VERSION cannot be read, may hold data that is not to be passed over.
+    #[test]
+    fn a_directory_is_there_whatever_its_state_and_no_other_is() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert!(!is_there(&tmp.path().join("no")) && !is_there(tmp.path()));
+        fs::write(tmp.path().join("letter.txt"), "x").unwrap();
+        assert!(!is_there(tmp.path()));
+        let path = tmp.path().join("a");
+        let held = DataDir::open(&path).unwrap();
+        assert!(is_there(&path));
+        drop(held);
+        assert!(is_there(&path));
+        fs::write(path.join("VERSION"), [0xff]).unwrap();
+        assert!(is_there(&path));
     }
 
     #[test]
