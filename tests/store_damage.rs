@@ -390,13 +390,16 @@ fn a_sound_record_in_the_place_of_another_stops_compaction() {
     misplace(&driver, &name, at);
     // The start may look at the key, too.
     let written = driver.open().and_then(|_| {
-        for n in 0..400 {
-            let other = format!("key {n}");
-            if other.as_bytes() != key {
-                driver.write(set(&other, b""))?;
+        for _ in 0..8 {
+            for n in 0..400 {
+                let other = format!("key {n}");
+                if other.as_bytes() != key {
+                    driver.write(set(&other, b""))?;
+                }
             }
+            driver.settle()?;
         }
-        driver.settle()
+        Ok(())
     });
     assert!(matches!(written, Err(Halt::Corrupt)), "{written:?}");
     let damage = driver.store().health().unwrap();

@@ -350,7 +350,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Until everything is durable, and compaction has nothing more to do.
+    /// Until everything is durable, compaction has nothing more to do, and the disk neither.
     pub fn settle(&mut self) -> Result<(), Halt> {
         for _ in 0..100_000 {
             self.store().write_turn()?;
@@ -358,7 +358,7 @@ impl Driver {
             let acked = self.acked;
             self.commit(acked);
             let more = self.store().background(1 << 20)?;
-            if !more && self.acked == self.history.len() as u64 {
+            if !more && self.acked == self.history.len() as u64 && self.machine.is_idle() {
                 return Ok(());
             }
         }

@@ -418,6 +418,12 @@ impl Machine {
         self.0.borrow_mut().cached = None;
     }
 
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        let world = self.0.borrow();
+        world.done.is_empty() && world.queues.iter().all(VecDeque::is_empty)
+    }
+
     /// Bytes that the files take on the disk.
     pub fn used_bytes(&self) -> u64 {
         self.0.borrow().used_bytes()
