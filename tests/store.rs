@@ -222,7 +222,7 @@ fn key(n: u64) -> Vec<u8> {
 
 #[test]
 fn a_full_disk_refuses_sets_goes_on_with_the_rest_and_recovers() {
-    for seed in 0..5 {
+    for seed in 0..20 {
         let load = Load { keys: 300, longest_value: 3000, delete_once_in: 1000, polls: 8, ..Load::default() };
         let mut driver = Driver::new(seed, load);
         open(&mut driver);
@@ -235,7 +235,13 @@ fn a_full_disk_refuses_sets_goes_on_with_the_rest_and_recovers() {
             let turned = driver.turn();
             expect(turned, &mut driver);
         }
-        // The room for deletes is there already: not a byte more is to be had.
+        // The room for deletes is there already: not a byte more is to be had. But what is lent to a compaction, which a
+        // start needs, nobody else has taken.
+        let is_lent = |(name, bytes): (String, u64)| name != "state.tmp" && name.ends_with(".tmp") && bytes > 0;
+        while driver.machine.files().into_iter().any(is_lent) {
+            let settled = driver.settle();
+            expect(settled, &mut driver);
+        }
         driver.machine.set_capacity(driver.machine.used_bytes());
         for n in driver.history.len() as u64 / 2..driver.history.len() as u64 / 2 + 20 {
             let delete = Write { kind: Kind::Delete, key: key(n), value: Vec::new() };

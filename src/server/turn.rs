@@ -38,8 +38,8 @@ pub(super) const PEER_RESERVE: usize = 64;
 /// Bytes of background work in a turn at most.
 const BACKGROUND_BYTES: u64 = 128 * 1024;
 /// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
-/// next one. What follows from what was read takes about as long again, and no peer or timer waits for more.
-const READ_NS: u64 = 500_000;
+/// next one. What follows from what was read takes about twice as long, and no peer or timer waits for more.
+const READ_NS: u64 = 300_000;
 /// How long a connection above the limit may take to show that it is a peer's, in milliseconds.
 const SURPLUS_MS: u64 = 1_000;
 /// A body gets this long before its rate counts, in milliseconds.

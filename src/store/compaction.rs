@@ -23,11 +23,12 @@ use std::ops::Range;
 
 /// Read at a time, in bytes.
 const CHUNK_BYTES: u64 = 128 << 10;
-/// Bytes of input that are worked through for each byte that is appended or superseded, whichever are more. At the default of 40 % dead, 2.5 would
-/// keep up; the rest is for tombstones, which take a second pass over what is older.
+/// Bytes of input that may be worked through for each byte that is appended or superseded, whichever are more. At the
+/// default of 40 % dead, 2.5 would keep up; the rest is for tombstones, which take a second pass over what is older.
 const CREDIT: u64 = 6;
-/// The most that a turn works through because of what died in it; the rest is left to the next turns.
-const LONGEST_SLICE_BYTES: u64 = 1 << 20;
+/// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up.
+const SLICE: u64 = 3;
+const LEAST_SLICE_BYTES: u64 = 2 * CHUNK_BYTES;
 /// The longest run of segments that becomes one.
 const LONGEST_RUN: usize = 64;
 /// What a file takes besides its records.
@@ -70,7 +71,7 @@ impl Compactor {
 
     /// Somebody waits for the compaction under way.
     pub fn hurry(&mut self) {
-        self.credit = self.credit.max(LONGEST_SLICE_BYTES);
+        self.credit = self.credit.max(LEAST_SLICE_BYTES);
     }
 
     /// Bytes were appended.
@@ -228,8 +229,9 @@ impl<D: Disk> Store<D> {
         self.compactor.was_tried = false;
         let most = 4 * self.options.file_bytes();
         self.compactor.credit = (self.compactor.credit + fresh).min(most);
-        // What was saved up while the disk was waited for is spent over several turns.
-        let slice = (4 * CREDIT * appended).max(fresh.min(LONGEST_SLICE_BYTES)) + CHUNK_BYTES;
+        // What was saved up while the disk was waited for is spent over several turns, and so is what a deletion of much
+        // allows: a turn copies what must be copied for what it appends, and a little more.
+        let slice = (SLICE * appended).max(LEAST_SLICE_BYTES);
         let budget = self.compactor.credit.min(slice);
         // On a full disk nothing may be appended until it has made room.
         if fresh > 0 || self.compactor.work.is_some() || self.space.is_full {

@@ -22,20 +22,34 @@ use std::thread::JoinHandle;
 const ZEROS_BYTES: usize = 1 << 20;
 
 enum Work {
-    Write { file: Arc<File>, at: u64, parts: Vec<Vec<u8>> },
+    Write {
+        file: Arc<File>,
+        at: u64,
+        parts: Vec<Vec<u8>>,
+    },
     Sync(Arc<File>),
     SyncDir,
-    Install { file: Arc<File>, from: PathBuf, to: PathBuf },
+    Install {
+        file: Arc<File>,
+        from: PathBuf,
+        to: PathBuf,
+    },
     Remove(PathBuf),
     Clear(String),
-    Read { file: Arc<File>, at: u64, len: usize },
+    Read {
+        file: Arc<File>,
+        at: u64,
+        len: usize,
+    },
+    /// The last that holds a file which was removed gives all of its pages and blocks back.
+    Close(Open),
 }
 
 struct Job {
     op: OpId,
     work: Work,
-    /// To the handle that asked for it, which may be gone.
-    report: Sender<Completion>,
+    /// To the handle that asked for it, which may be gone; `None`: nobody did.
+    report: Option<Sender<Completion>>,
 }
 
 type Completion = (OpId, io::Result<Done>);
@@ -162,7 +176,7 @@ impl RealDisk {
 
     fn begin(&self, queue: &Sender<Job>, work: Work) -> OpId {
         let op = OpId(self.shared.next_op.fetch_add(1, Ordering::Relaxed));
-        let job = Job { op, work, report: self.report.clone() };
+        let job = Job { op, work, report: Some(self.report.clone()) };
         queue.send(job).expect("the threads run until the last handle is dropped");
         op
     }
@@ -254,7 +268,10 @@ impl Disk for RealDisk {
     }
 
     fn close(&mut self, file: FileId) {
-        self.files.remove(&file);
+        if let Some(open) = self.files.remove(&file) {
+            let job = Job { op: OpId(u64::MAX), work: Work::Close(open), report: None };
+            self.shared.background.send(job).expect("the threads run until the last handle is dropped");
+        }
     }
 
     fn start_write(&mut self, lane: Lane, file: FileId, at: u64, parts: Vec<Vec<u8>>) -> OpId {
@@ -329,7 +346,7 @@ impl Worker {
         while let Ok(Job { op, work, report }) = self.jobs.recv() {
             let result = self.perform(work);
             // Nobody is left to hear it where the handle is gone: others have work to be done.
-            if report.send((op, result)).is_ok() {
+            if report.is_some_and(|report| report.send((op, result)).is_ok()) {
                 (self.wake)();
             }
         }
@@ -356,6 +373,7 @@ impl Worker {
                     remove_if_there(&self.path.join(prefix.clone() + &name))?;
                 }
             }
+            Work::Close(open) => drop(open),
             Work::Read { file, at, len } => {
                 let mut bytes = vec![0; len];
                 let read = read_all_at(&file, at, &mut bytes)?;
