@@ -601,6 +601,8 @@ mod tests {
         disk.start_read(file, 0, 3);
         disk.start_remove(Lane::Background, "x");
         disk.close(file);
+        // Behind it in its lane, so that it is done, too.
+        disk.start_sync_dir(Lane::Background);
         let mut read = None;
         while let Some((_, result)) = disk.wait() {
             if let Done::Read(bytes) = result.unwrap() {
