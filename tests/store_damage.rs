@@ -10,6 +10,7 @@ use dkv::store::record::{MARK_BYTES, RECORD_HEADER};
 use dkv::store::segment::DATA_AT;
 use support::dice::Dice;
 use support::driver::{Driver, Halt, Load, Write};
+use support::faulty_disk::Fault;
 
 const FIRST: &str = "0000000000000001.log";
 /// A start writes two marks; the first record stands behind them.
@@ -83,6 +84,7 @@ fn the_layout_is_what_these_tests_take_it_for() {
         assert_eq!(image[at(n) + RECORD_HEADER..at(n) + RECORD_HEADER + 5], *format!("key{n:02}").as_bytes());
     }
     assert_eq!(end_after(|_| ()), Ok(9));
+    assert_eq!(with_an_unsynced_tail().open().unwrap().records, 9);
 }
 
 #[test]
@@ -192,14 +194,19 @@ fn data_end(image: &[u8]) -> usize {
     u64::from_le_bytes(image[512 + 32..512 + 40].try_into().unwrap()) as usize
 }
 
+/// Where a hint's table of groups and its entries stand.
+const TABLE_AT: usize = 64;
+const ENTRIES_AT: usize = 2120;
+
 #[test]
 fn losing_hints_loses_nothing() {
-    let damages: [fn(&mut Vec<u8>); 5] = [
+    let damages: [fn(&mut Vec<u8>); 6] = [
         |bytes| bytes.clear(),
         |bytes| bytes.truncate(bytes.len() / 2),
         |bytes| bytes[40] ^= 1,
         |bytes| bytes[100] ^= 1,
         |bytes| *bytes.last_mut().unwrap() ^= 1,
+        |bytes| bytes[ENTRIES_AT] ^= 1,
     ];
     for damage in damages {
         let mut driver = with_sealed_segments(3);
@@ -224,6 +231,26 @@ fn a_hint_of_another_segment_is_not_believed() {
     driver.machine.damage(&names[0], |bytes| *bytes = other);
     assert_eq!(driver.open().unwrap().hints_made, 1);
     driver.check_all().unwrap();
+}
+
+/// Its checksums fit.
+#[test]
+fn a_hint_that_leads_out_of_its_segment_is_not_believed() {
+    let put = |bytes: &mut [u8], at: usize, word: u32| bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    for position in [0, DATA_AT - 8, 1 << 20] {
+        let mut driver = with_sealed_segments(4);
+        driver.machine.damage(&hints(&driver)[0], |bytes| {
+            put(bytes, ENTRIES_AT + 16, position as u32 / 8);
+            let group = TABLE_AT + 8 * bytes[ENTRIES_AT + 15] as usize;
+            let count = u32::from_le_bytes(bytes[group..group + 4].try_into().unwrap()) as usize;
+            let crc = crc32c::crc32c(&bytes[ENTRIES_AT..ENTRIES_AT + 24 * count]);
+            put(bytes, group + 4, crc);
+            let crc = crc32c::crc32c(&bytes[..ENTRIES_AT - 8]);
+            put(bytes, ENTRIES_AT - 8, crc);
+        });
+        assert_eq!(driver.open().unwrap().hints_made, 1, "an entry at {position}");
+        driver.check_all().unwrap();
+    }
 }
 
 #[test]
@@ -281,6 +308,34 @@ fn damage_met_by_a_get_or_by_compaction_is_said_then_and_nothing_is_dropped() {
     assert!(met > 20, "only {met} of 100 were met");
 }
 
+/// The start has not looked, as there is a hint; and what waits for bytes that never come must not wait for ever.
+#[test]
+fn compaction_says_where_a_file_ends_too_early() {
+    let mut template = with_sealed_segments(5);
+    template.load.options.compact_dead_percent = 5;
+    let image = template.machine.read(FIRST);
+    let is_record = |at: &usize| dkv::store::record::decode(&image[*at..]).is_ok();
+    let first = (DATA_AT as usize..).step_by(8).find(is_record).unwrap();
+    // Where it is cut off; or, whole, with a record that would be longer than the file.
+    let damages = [(None, first), (Some(DATA_AT as usize), DATA_AT as usize), (Some(first + 20), first)];
+    for (cut, at) in damages {
+        let mut driver = with_the_same(&template);
+        driver.open().unwrap();
+        driver.machine.damage(FIRST, |bytes| match cut {
+            Some(len) => bytes.truncate(len),
+            None => bytes[first + 4..first + 8].copy_from_slice(&(data_end(&image) as u32).to_le_bytes()),
+        });
+        driver.machine.evict();
+        let said = (0..1000).find_map(|_| {
+            driver.store().background(1 << 20).unwrap();
+            driver.poll().err()
+        });
+        assert!(matches!(said, Some(Halt::Corrupt)), "{cut:?}: {said:?}");
+        let found = driver.store().health().map(|damage| (damage.file.as_str(), damage.offset as usize));
+        assert_eq!(found, Some((FIRST, at)));
+    }
+}
+
 #[test]
 fn a_missing_or_shortened_segment_is_damage() {
     let template = with_sealed_segments(6);
@@ -294,6 +349,21 @@ fn a_missing_or_shortened_segment_is_damage() {
         driver.machine.damage(&name, |bytes| bytes.truncate(len));
         assert!(matches!(driver.open(), Err(Halt::Corrupt)), "{name}");
         assert_eq!(driver.store().health().map(|c| (c.file.clone(), c.offset)), Some((name, len as u64)));
+    }
+}
+
+#[test]
+fn a_start_for_which_the_disk_fails_says_so() {
+    let template = with_sealed_segments(6);
+    for n in 1.. {
+        let mut driver = with_the_same(&template);
+        driver.machine.fault_at(n, Fault::Error);
+        let opened = driver.open();
+        if driver.machine.is_fault_to_come() {
+            assert!(n > 50, "{n} calls");
+            break;
+        }
+        assert!(opened.is_err(), "call {n}");
     }
 }
 

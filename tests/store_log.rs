@@ -196,6 +196,50 @@ fn a_compaction_under_way_takes_no_tombstone_from_under_a_cursor() {
 }
 
 #[test]
+fn a_compaction_that_drops_no_tombstone_above_a_cursor_does_not_keep_it_waiting() {
+    let mut driver = Driver::new(1, Load { keys: 0, delete_once_in: 2, ..Load::default() });
+    driver.open().unwrap();
+    driver.store().hold_tombstones(Some(Lsn::ZERO));
+    for _ in 0..300 {
+        expect(driver.turn());
+        let mut cursor = driver.store().log_cursor(Lsn::ZERO);
+        assert_ne!(driver.store().read_log(&mut cursor, 1000, &mut Vec::new()), LogRead::Busy);
+    }
+    assert!(driver.store().stats().compactions > 3);
+}
+
+/// Also where nothing is written: what compaction does then is for those who wait.
+#[test]
+fn a_compaction_that_a_cursor_waits_for_is_finished() {
+    let mut waited = 0;
+    for seed in 0..10 {
+        let options = Options { compact_dead_percent: 5, ..Load::default().options };
+        let load = Load { options, keys: 0, delete_once_in: 2, longest_value: 300, ..Load::default() };
+        let mut driver = Driver::new(seed, load);
+        driver.open().unwrap();
+        driver.store().hold_tombstones(Some(Lsn::ZERO));
+        expect(driver.run(300));
+        driver.kill();
+        driver.open().unwrap();
+        while driver.store().small_state().tombstone_floor == Lsn::ZERO {
+            driver.store().background(1).unwrap();
+            expect(driver.poll());
+        }
+        let mut copy = Replica::at(&mut driver, 0);
+        for turn in 0.. {
+            if copy.ask(&mut driver, 1000) != LogRead::Busy {
+                break;
+            }
+            assert!(turn < 500, "it waits for ever");
+            driver.store().write_turn().unwrap();
+            expect(driver.poll());
+            waited += 1;
+        }
+    }
+    assert!(waited > 10, "{waited}");
+}
+
+#[test]
 fn records_longer_than_a_chunk_arrive_whole() {
     for seed in 0..6 {
         let load =

@@ -128,9 +128,10 @@ fn records_that_come_faster_than_the_disk_makes_files_are_refused_until_it_has()
     machine.hang();
     let mut refused = None;
     while refused.is_none() {
-        let end = store.end();
+        let (end, has_room) = (store.end(), store.room_bytes() > 0);
         refused = store.append(&set(end.0 + 1, &[1; 4_000])).err();
         assert!(end.0 < 200, "it takes any number");
+        assert_eq!(refused.is_none(), has_room, "{end:?}");
         store.write_turn().unwrap();
     }
     let end = store.end();
@@ -144,6 +145,104 @@ fn records_that_come_faster_than_the_disk_makes_files_are_refused_until_it_has()
         store.append(&next).ok()
     });
     assert_eq!(taken, Some(end.next()));
+}
+
+#[test]
+fn what_was_promised_is_taken_without_waiting_for_the_disk() {
+    let machine = Machine::new(2);
+    let mut store = open(&machine);
+    machine.hang();
+    let window = store.window_bytes();
+    assert!((60 << 10..=64 << 10).contains(&window), "{window}");
+    let mut sent = 0;
+    for lsn in 1.. {
+        let record = set(lsn, b"v");
+        sent += record.len() as u64;
+        if sent > window {
+            break;
+        }
+        assert_eq!(store.append(&record), Ok(Lsn(lsn)), "{sent} of {window}");
+        store.write_turn().unwrap();
+    }
+}
+
+/// How many such records are taken.
+fn append_all(store: &mut Store<FaultyDisk>, kind: Kind, value: &[u8]) -> u64 {
+    (0..).find(|_| store.append(&bytes(store.end().0 + 1, 2, kind, KEY, value)).is_err()).unwrap()
+}
+
+#[test]
+fn on_a_full_disk_room_is_what_is_taken_and_a_little_more_is_found_by_itself() {
+    let (machine, mut store) = three();
+    machine.set_capacity(machine.used_bytes() + 20_000);
+    append_all(&mut store, Kind::Set, &[1; 2_000]);
+    sync(&mut store);
+    assert!((100..2_000).contains(&store.room_bytes()) && store.stats().disk_full);
+    // Two steps of 4 KiB for the log's end, and two for the spare.
+    machine.set_capacity(machine.used_bytes() + 4 * 4_096);
+    sync(&mut store);
+    assert!(store.room_bytes() > 1 << 20 && !store.stats().disk_full);
+    append_all(&mut store, Kind::Set, &[1; 2_000]);
+    sync(&mut store);
+    let room = store.room_bytes() as usize;
+    assert!((100..2_000).contains(&room), "{room}");
+    let longest = vec![1; room - record::RECORD_HEADER - KEY.len()];
+    let one_byte_more = [longest.clone(), vec![1]].concat();
+    let next = store.end().0 + 1;
+    assert_eq!(store.append(&set(next, &one_byte_more)), Err(AppendError::Full));
+    sync(&mut store);
+    assert_eq!(store.append(&set(next, &longest)), Ok(Lsn(next)));
+    sync(&mut store);
+    assert_eq!(store.room_bytes(), 0);
+}
+
+#[test]
+fn on_a_full_disk_deletes_have_a_step_of_room_and_one_more_where_the_disk_has_some() {
+    let (machine, mut store) = three();
+    // Less than a step of 4 KiB.
+    machine.set_capacity(machine.used_bytes() + 3_000);
+    append_all(&mut store, Kind::Set, &[1; 500]);
+    let deleted = 48 * append_all(&mut store, Kind::Delete, b"");
+    assert!((4_096 + 2_000..4_096 + 3_600).contains(&deleted), "{deleted}");
+    sync(&mut store);
+    let end = store.end();
+    store.close().unwrap();
+    machine.kill();
+    assert_eq!(open(&machine).end(), end);
+}
+
+/// The spare was given back for an output that was not made then: the room was kept for it, and no value was taken any
+/// more, however much there was.
+#[test]
+fn room_that_compaction_does_not_need_after_all_is_anybodys() {
+    let machine = Machine::new(3);
+    let mut store = open(&machine);
+    let append_turn = |store: &mut Store<FaultyDisk>| {
+        let first = store.end().0 + 1;
+        let deletes = (0..16).map(|n| bytes(first + 1 + n, 2, Kind::Delete, &(first + n).to_le_bytes(), b""));
+        let value = bytes(first, 2, Kind::Set, format!("key {first}").as_bytes(), &[1; 4_000]);
+        let records = [value].into_iter().chain(deletes).collect::<Vec<_>>().concat();
+        store.append(&records).map(|_| {
+            sync(store);
+            store.commit(store.end());
+            sync(store);
+        })
+    };
+    for _ in 0..20 {
+        append_turn(&mut store).unwrap();
+    }
+    machine.set_capacity(machine.used_bytes());
+    while append_turn(&mut store).is_ok() {}
+    store.write_turn().unwrap();
+    // All that is dead are tombstones.
+    store.hold_tombstones(Some(Lsn::ZERO));
+    (0..100).for_each(|_| drop(store.poll().unwrap()));
+    assert!(!machine.files().iter().any(|(name, _)| name == "spare"));
+    store.write_turn().unwrap();
+    assert_eq!(store.stats().compactions, 0);
+    machine.set_capacity(u64::MAX);
+    sync(&mut store);
+    assert_eq!(append_turn(&mut store), Ok(()));
 }
 
 #[test]

@@ -600,7 +600,24 @@ mod tests {
 
     #[test]
     fn what_keeps_tombstones_from_going_is_swept() {
+        // The first keeps none, and the second fills a file.
+        let tombstones = [2, 3, 4].map(|seq| segment(seq, 0, 99));
+        let log = [&[segment(0, 100, 0), segment(1, 98, 1)], &tombstones[..]].concat();
+        assert_eq!(choice(&log), Some((1..2, u64::MAX)));
+    }
+
+    #[test]
+    fn for_tombstones_that_have_to_stay_nothing_is_copied() {
         let log = [segment(0, 99, 0), segment(1, 0, 99), segment(2, 0, 99), segment(3, 0, 99)];
         assert_eq!(choice(&log), Some((0..1, u64::MAX)));
+        let all: Vec<&Segment> = log.iter().collect();
+        assert_eq!(choose(&all, 40, FILE, Lsn(1000)), None);
+    }
+
+    #[test]
+    fn what_is_longer_than_a_file_is_compacted_alone() {
+        let mut long = segment(0, 100, 0);
+        (long.live_bytes, long.end, long.dead_records) = (2 * FILE, 5 * FILE, 1);
+        assert_eq!(choice(&[long, segment(1, 100, 0)]), Some((0..1, u64::MAX)));
     }
 }
