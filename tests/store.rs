@@ -5,9 +5,10 @@
 mod support;
 
 use dkv::id::Lsn;
-use dkv::store::{Kind, Options, record};
+use dkv::store::index::KeyHash;
+use dkv::store::{Event, Kind, Lookup, Options, record};
 use support::dice::Dice;
-use support::driver::{Driver, Halt, Load, Write};
+use support::driver::{Driver, Halt, Load, Write, fresh};
 use support::faulty_disk::Fault;
 
 fn open(driver: &mut Driver) {
@@ -391,4 +392,107 @@ fn an_idle_mark_is_written_where_something_became_durable_and_nothing_is_staged(
     driver.kill();
     driver.open().unwrap();
     driver.check_all().unwrap();
+}
+
+#[test]
+fn the_figures_are_those_of_the_files() {
+    let mut driver = Driver::new(3, Load { keys: 200, ..Load::default() });
+    open(&mut driver);
+    let ran = driver.run(150);
+    expect(ran, &mut driver);
+    let settled = driver.settle();
+    expect(settled, &mut driver);
+    let [mut logs, mut log_bytes, mut data_bytes] = [0; 3];
+    for (name, bytes) in driver.machine.files() {
+        let image = driver.machine.read(&name);
+        log_bytes += if ["log", "hint", "spare"].iter().any(|end| name.ends_with(end)) { bytes } else { 0 };
+        // The segment that is prepared has nothing behind its head.
+        let end = image.iter().rposition(|byte| *byte != 0).map_or(0, |last| (last as u64 + 1).next_multiple_of(8));
+        if name.ends_with(".log") && end > 1024 {
+            (logs, data_bytes) = (logs + 1, data_bytes + end - 1024);
+        }
+    }
+    let live_bytes = driver.live_bytes() - 24 * driver.model.len() as u64;
+    let stats = driver.store().stats();
+    assert_eq!((stats.segments, stats.log_bytes), (logs, log_bytes), "{stats:?}");
+    assert_eq!((stats.live_bytes, stats.dead_bytes), (live_bytes, data_bytes - live_bytes), "{stats:?}");
+}
+
+/// Where not even an idle mark fits, a start does without it.
+#[test]
+fn idle_marks_on_a_full_disk_are_no_failure() {
+    for seed in 0..5 {
+        let mut driver = Driver::new(seed, Load { keys: 0, longest_value: 3000, polls: 8, ..Load::default() });
+        open(&mut driver);
+        driver.machine.set_capacity(1 << 20);
+        while driver.refused_full == 0 {
+            let turned = driver.turn();
+            expect(turned, &mut driver);
+        }
+        driver.machine.set_capacity(0);
+        for n in 0..300 {
+            let deleted = driver.write(Write { kind: Kind::Delete, key: key(n), value: Vec::new() });
+            expect(deleted.map(drop), &mut driver);
+            driver.store().write_turn().unwrap();
+            for _ in 0..10 {
+                let polled = driver.poll();
+                expect(polled, &mut driver);
+            }
+            driver.store().mark_idle().unwrap();
+        }
+    }
+}
+
+/// Two keys that the index has one entry for, as far as it can tell.
+#[test]
+fn keys_that_the_index_cannot_tell_apart_are_two_keys() {
+    let seed = fresh().hash_seed;
+    let mut hashes: Vec<(KeyHash, u64)> = (0..200_000).map(|n| (KeyHash::of(seed, &key(n)), n)).collect();
+    hashes.sort_unstable();
+    let alike = hashes.windows(2).find(|two| two[0].0.is_alike(two[1].0)).unwrap();
+    let [one, two] = [key(alike[0].1), key(alike[1].1)];
+    for evicts in [false, true] {
+        let mut driver = Driver::new(4, Load::default());
+        open(&mut driver);
+        let holds = |driver: &mut Driver, values: [Option<&[u8]>; 2]| {
+            for (key, value) in [&one, &two].into_iter().zip(values) {
+                if evicts {
+                    driver.machine.evict();
+                }
+                let found = driver.get(key).unwrap().map(|(_, value)| value);
+                assert_eq!(found.as_deref(), value);
+            }
+        };
+        let write = |driver: &mut Driver, kind, key: &[u8], value: &[u8]| {
+            assert!(driver.write(Write { kind, key: key.to_vec(), value: value.to_vec() }).unwrap());
+            let settled = driver.settle();
+            expect(settled, driver);
+        };
+        write(&mut driver, Kind::Set, &one, b"1");
+        holds(&mut driver, [Some(b"1"), None]);
+        write(&mut driver, Kind::Set, &two, b"2");
+        write(&mut driver, Kind::Set, &one, b"3");
+        holds(&mut driver, [Some(b"3"), Some(b"2")]);
+        write(&mut driver, Kind::Delete, &one, b"");
+        holds(&mut driver, [None, Some(b"2")]);
+    }
+}
+
+/// Else a key whose page leaves memory before its reader's turn comes would be read again and again.
+#[test]
+fn what_a_cold_read_brought_is_the_answer_whatever_left_memory_since() {
+    let mut driver = Driver::new(5, Load::default());
+    open(&mut driver);
+    assert!(driver.write(Write { kind: Kind::Set, key: key(1), value: vec![1; 100] }).unwrap());
+    let settled = driver.settle();
+    expect(settled, &mut driver);
+    driver.machine.evict();
+    let store = driver.store();
+    assert!(matches!(store.get(&key(1), None), Lookup::Cold(_)));
+    let arrived = std::iter::repeat_with(|| store.poll().unwrap()).take(100).flatten().find_map(|event| match event {
+        Event::Read(arrived) => Some(arrived),
+        _ => None,
+    });
+    driver.machine.evict();
+    assert!(matches!(driver.store().get(&key(1), arrived.as_ref()), Lookup::Found { value, .. } if value == [1; 100]));
 }

@@ -500,3 +500,51 @@ fn a_record_behind_the_end_of_a_compacted_file_is_damage() {
     assert!(matches!(driver.open(), Err(Halt::Corrupt)));
     assert_eq!(driver.store().health().map(|c| c.file.clone()), Some(name));
 }
+
+/// A write that the disk never did leaves what stood there before: an older value of the same key, sound.
+#[test]
+fn an_older_record_of_the_same_key_in_its_place_is_damage() {
+    let mut driver = with_sealed_segments(5);
+    let name = hints(&driver).pop().unwrap().replace(".hint", ".log");
+    let image = driver.machine.read(&name);
+    let live = (DATA_AT as usize..data_end(&image)).step_by(8).find_map(|at| {
+        let (record, _) = dkv::store::record::decode(&image[at..]).ok()?;
+        driver.model.get(record.key).filter(|(lsn, _)| *lsn == record.lsn.0)?;
+        Some((at, record))
+    });
+    let (at, record) = live.unwrap();
+    let mut older = Vec::new();
+    dkv::store::record::encode(&mut older, &dkv::store::record::Record { lsn: Lsn(1), ..record });
+    driver.machine.damage(&name, |bytes| bytes[at..at + older.len()].copy_from_slice(&older));
+    let Err(Halt::Corrupt) = driver.open().and_then(|_| driver.get(record.key)) else { panic!("it was not noticed") };
+    assert_eq!(driver.store().health().map(|c| (c.file.clone(), c.offset)), Some((name, at as u64)));
+}
+
+/// Compaction would leave the key out, and the file that it is in would go.
+#[test]
+fn a_mark_in_the_place_of_the_last_record_stops_compaction() {
+    let load = Load { keys: 9000, longest_value: 0, delete_once_in: 30, most_of_a_turn: 200, ..Load::default() };
+    let mut driver = Driver::new(1, load);
+    driver.open().unwrap();
+    driver.run(60).unwrap();
+    driver.settle().unwrap();
+    let name = hints(&driver)[1].replace(".hint", ".log");
+    let image = driver.machine.read(&name);
+    let is_record = |at: &usize| dkv::store::record::decode(&image[*at..]).is_ok();
+    let (records, marks): (Vec<usize>, Vec<usize>) =
+        (DATA_AT as usize..data_end(&image)).step_by(48).partition(is_record);
+    let at = *records.last().unwrap();
+    let (last, _) = dkv::store::record::decode(&image[at..]).unwrap();
+    assert!(driver.model.get(last.key).is_some_and(|(lsn, _)| *lsn == last.lsn.0), "it is live");
+    driver.machine.damage(&name, |bytes| bytes.copy_within(marks[0]..marks[0] + 48, at));
+    let written = (0..9000).try_for_each(|n| {
+        let other = format!("key {n}");
+        if other.as_bytes() != last.key {
+            driver.write(set(&other, b""))?;
+        }
+        if n % 100 == 0 { driver.settle() } else { Ok(()) }
+    });
+    assert!(matches!(written, Err(Halt::Corrupt)), "{written:?}");
+    assert_eq!(driver.store().health().map(|c| &c.file), Some(&name));
+    assert!(driver.machine.files().iter().any(|(left, _)| *left == name), "nothing is dropped");
+}

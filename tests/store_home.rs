@@ -194,7 +194,10 @@ fn each_call(fault: Fault, loses_power: bool) {
         }
         let (home, store) = judge(&machine, &told, n);
         // What this start found is for good.
-        let now = Told { filled: vec![home.state().generation], adopted: home.state().generation, ..told };
+        let generation = home.state().generation;
+        let voter = home.voter().map_or(0, |voter| voter[0]);
+        let formation = home.state().formation.len() as u8;
+        let now = Told { filled: vec![generation], adopted: generation, formation, voter };
         drop((home, store));
         machine.lose_power(n + 1);
         judge(&machine, &if told.filled.is_empty() { Told::default() } else { now }, n);
@@ -269,6 +272,7 @@ fn what_makes_a_directory_unusable_is_one_sentence() {
         assert!(text.contains("`node`") && (text.contains("restore the whole directory") || at == 9), "{at}: {text}");
     }
     assert!(refused(&|machine| machine.damage("node", |bytes| bytes[8] = 9)).contains("format 9"));
+    assert!(refused(&|machine| machine.damage("node", |bytes| bytes[8] = 0)).contains("restore the whole directory"));
     assert!(refused(&|machine| machine.lose("node")).contains("`node` is missing"));
     assert!(refused(&|machine| machine.lose("4-state")).contains("`state` is missing"));
     let other = Home::open(settled().disk(), options(), "127.0.0.1:9".parse().unwrap(), || state(1));
@@ -362,5 +366,76 @@ fn what_is_under_way_for_a_generation_that_goes_leaves_nothing() {
         let next = home.begin(options(), state(3)).unwrap();
         assert_eq!(next.small_state().store, Uuid(3));
         drop((home, store, next));
+    }
+}
+
+#[test]
+fn what_a_full_disk_hindered_is_done_when_there_is_room() {
+    let machine = settled();
+    let (mut home, ..) = open(&machine).unwrap();
+    let first = home.persist_voter(vec![1; 10_000]).unwrap();
+    wait_for(&mut home, HomeEvent::VoterPersisted(first)).unwrap();
+    machine.set_capacity(0);
+    // There is room for one that is twice as long, and then no more.
+    let second = home.persist_voter(vec![2; 19_900]).unwrap();
+    wait_for(&mut home, HomeEvent::VoterPersisted(second)).unwrap();
+    let third = home.persist_voter(vec![3; 10]).unwrap();
+    for _ in 0..100 {
+        assert_eq!(home.poll().unwrap(), None);
+    }
+    machine.set_capacity(u64::MAX);
+    wait_for(&mut home, HomeEvent::VoterPersisted(third)).unwrap();
+}
+
+#[test]
+fn what_was_asked_for_is_durable_when_a_home_is_closed() {
+    let machine = settled();
+    let (mut home, ..) = open(&machine).unwrap();
+    home.persist(|state| state.largest_grace_ms = 77).unwrap();
+    home.persist_voter(vec![7]).unwrap();
+    home.close().unwrap();
+    machine.lose_power(1);
+    let (home, ..) = open(&machine).unwrap();
+    assert_eq!((home.state().largest_grace_ms, home.voter()), (77, Some(&[7][..])));
+}
+
+#[test]
+fn the_files_of_a_generation_that_was_replaced_go_while_the_node_runs() {
+    let machine = Machine::new(4);
+    let (mut home, mut store, _) = open(&machine).unwrap();
+    let next = home.begin(options(), state(2)).unwrap();
+    adopt(&mut home, &mut store, next, 2, &mut Told::default()).unwrap();
+    for _ in 0..100 {
+        home.poll().unwrap();
+    }
+    assert!(machine.files().iter().all(|(name, _)| !name.starts_with("1-")), "{:?}", machine.files());
+}
+
+#[test]
+fn a_failure_of_the_disk_is_said_ever_after() {
+    let machine = settled();
+    let (mut home, ..) = open(&machine).unwrap();
+    machine.fault_at(1, Fault::WriteError);
+    let failed = home
+        .persist_voter(vec![1])
+        .and_then(|_| std::iter::repeat_with(|| home.poll()).take(100).find_map(Result::err).map_or(Ok(()), Err));
+    assert!(failed.is_err());
+    assert!(home.poll().is_err() && home.persist(|_| ()).is_err() && home.adopt().is_err() && home.close().is_err());
+}
+
+/// Its voter may have promised something, though the first generation holds nothing.
+#[test]
+fn a_directory_with_a_voters_file_and_without_a_nodes_file_is_not_a_new_one() {
+    for has_voter in [false, true] {
+        let machine = Machine::new(5);
+        let (mut home, ..) = open(&machine).unwrap();
+        if has_voter {
+            home.persist_voter(vec![1]).unwrap();
+        }
+        home.close().unwrap();
+        machine.lose("node");
+        machine.kill();
+        let opened = open(&machine).map(drop);
+        assert_eq!(opened.is_err(), has_voter, "{opened:?}");
     }
 }

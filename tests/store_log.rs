@@ -5,7 +5,7 @@
 mod support;
 
 use dkv::id::{Epoch, Lsn};
-use dkv::store::{Kind, LogCursor, LogRead, Options, Prior, record};
+use dkv::store::{Kind, LogCursor, LogRead, Lookup, Options, Prior, record};
 use std::collections::BTreeMap;
 use support::driver::{Driver, Halt, Load, Write};
 use support::faulty_disk::Fault;
@@ -467,18 +467,47 @@ fn a_file_that_ends_before_its_records_do_is_damage() {
     }
 }
 
+/// Also for a reader that had asked before the first was answered: only another file's damage is a second one.
 #[test]
 fn a_cold_read_that_fails_is_damage_of_the_file_that_was_read() {
+    for [first, second] in [[0, 0], [1, 1], [0, 1], [1, 0]] {
+        let (mut driver, sealed) = with_equal_records(false);
+        driver.machine.evict();
+        for n in [first, second] {
+            let after = if n == 0 { 0 } else { last_of(&driver, &sealed[n - 1]) };
+            let mut copy = Replica::at(&mut driver, after);
+            assert!(matches!(copy.ask(&mut driver, 5000), LogRead::Cold(_)));
+        }
+        for is_given_up in [false, first != second] {
+            driver.machine.fault_at(1, Fault::Error);
+            while driver.machine.is_fault_to_come() {
+                let _ = driver.poll();
+            }
+            let found = driver.store().health().unwrap();
+            assert_eq!((&found.file, found.offset), (&sealed[first], 1024));
+            assert_eq!(driver.store().is_given_up(), is_given_up);
+        }
+    }
+}
+
+#[test]
+fn a_cold_get_that_fails_is_damage_of_the_file_that_was_read() {
     for n in [0, 1] {
         let (mut driver, sealed) = with_equal_records(false);
-        let after = if n == 0 { 0 } else { last_of(&driver, &sealed[n - 1]) };
+        let image = driver.machine.read(&sealed[n]);
+        let live = frames(&image).0.into_iter().find_map(|at| {
+            let (record, _) = record::decode(&image[at..]).unwrap();
+            driver.model.get(record.key).filter(|(lsn, _)| *lsn == record.lsn.0).map(|_| (at, record.key))
+        });
+        let (at, key) = live.unwrap();
         driver.machine.evict();
-        let mut copy = Replica::at(&mut driver, after);
-        assert!(matches!(copy.ask(&mut driver, 5000), LogRead::Cold(_)));
+        assert!(matches!(driver.store().get(key, None), Lookup::Cold(_)));
         driver.machine.fault_at(1, Fault::Error);
-        while driver.poll().is_ok() {}
+        while driver.machine.is_fault_to_come() {
+            let _ = driver.poll();
+        }
         let found = driver.store().health().unwrap();
-        assert_eq!((&found.file, found.offset), (&sealed[n], 1024));
+        assert_eq!((&found.file, found.offset), (&sealed[n], at as u64));
     }
 }
 

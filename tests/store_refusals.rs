@@ -5,7 +5,7 @@
 mod support;
 
 use dkv::id::{Epoch, Lsn};
-use dkv::store::{AppendError, Kind, Lookup, Options, Prior, StageError, Store, record};
+use dkv::store::{AppendError, Event, Kind, Lookup, OpenError, Options, Prior, StageError, Store, record};
 use support::driver::fresh;
 use support::faulty_disk::{FaultyDisk, Machine};
 
@@ -335,4 +335,41 @@ fn a_jump_of_an_older_epoch_is_none() {
 fn a_record_of_an_older_epoch_is_not_staged() {
     let (_, mut store) = three();
     let _ = store.stage(Epoch(1), Kind::Set, b"other", b"v", 0, Prior::None);
+}
+
+#[test]
+fn options_out_of_their_range_are_refused() {
+    let (kib, mib) = (1 << 10, 1 << 20);
+    for (segment_bytes, compact_dead_percent, is_good) in [
+        (256 * kib, 5, true),
+        (256 * mib, 45, true),
+        (252 * kib, 40, false),
+        (256 * mib + 4096, 40, false),
+        (256 * kib + 512, 40, false),
+        (64 * mib, 4, false),
+        (64 * mib, 46, false),
+    ] {
+        let options = Options { segment_bytes, compact_dead_percent, ..Options::default() };
+        let refused = Store::open(Machine::new(1).disk(), options, fresh).err();
+        let is_right = if is_good { refused.is_none() } else { matches!(refused, Some(OpenError::Options(_))) };
+        assert!(is_right, "{segment_bytes} and {compact_dead_percent}: {refused:?}");
+    }
+}
+
+/// Whoever waits for what stays is told; of what was durable before, nobody is told again.
+#[test]
+fn a_cut_says_what_it_made_durable() {
+    for (durable, to, told) in [(2, 5, vec![5]), (7, 5, vec![]), (5, 5, vec![])] {
+        let mut store = open(&Machine::new(1));
+        for lsn in 1..=8 {
+            store.append(&set(lsn, &[0; 100])).unwrap();
+            if lsn == durable {
+                sync(&mut store);
+            }
+        }
+        store.truncate(Lsn(to)).unwrap();
+        let events: Vec<Event> = std::iter::from_fn(|| store.poll().unwrap()).collect();
+        let lsns = events.iter().filter_map(|event| if let Event::Durable(upto) = event { Some(upto.0) } else { None });
+        assert_eq!(lsns.collect::<Vec<_>>(), told, "{durable} were durable");
+    }
 }

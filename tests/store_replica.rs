@@ -5,7 +5,7 @@
 mod support;
 
 use dkv::id::{Epoch, Lsn};
-use dkv::store::{AppendError, Arrived, Event, Kind, Lookup, Options, Probe, Recovery, Store, record};
+use dkv::store::{AppendError, Arrived, Event, Kind, LogRead, Lookup, Options, Probe, Recovery, Store, record};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use support::dice::Dice;
@@ -293,13 +293,17 @@ impl Replica {
     }
 
     fn cut(&mut self, to: u64) -> Result<(), Halt> {
-        self.cuts += u64::from(to < self.end());
+        let cuts = to < self.end();
+        self.cuts += u64::from(cuts);
         (self.acked, self.cut_at) = (self.acked.min(to), to);
         self.store().truncate(Lsn(to))?;
         if self.store().health().is_some() {
             return Err(Halt::Corrupt);
         }
         self.end_at(to);
+        let logs = self.machine.files().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".log"));
+        let is_open = |name: &String| !self.machine.read(name)[512..].starts_with(b"dkv-seal");
+        assert!(!cuts || logs.filter(is_open).count() == 1, "what was behind the cut is gone");
         let store = self.store();
         assert_eq!((store.end().0, store.durable().0), (to, to));
         self.acked = to;
@@ -592,6 +596,8 @@ fn nothing_is_read_before_it_is_committed() {
         if round == 1 {
             let (committed, goal) = (replica.store().committed().0, replica.store().commit_goal().0);
             assert!((300..330).contains(&committed) && goal == 600, "{committed} of {goal}");
+            assert_eq!(replica.machine.reads(), 64);
+            assert!(!replica.store().background(0).unwrap(), "the disk is waited for");
         }
         while replica.store().committed().0 < (round + 1) * 300 {
             replica.poll().unwrap();
@@ -690,4 +696,79 @@ fn a_full_disk_has_no_room_until_it_has() {
     expect(settled, &mut replica, "settle");
     let checked = replica.check_all();
     expect(checked, &mut replica, "check");
+}
+
+/// The loop sleeps when it is told that there is no more to do.
+#[test]
+fn much_is_committed_in_slices_until_there_is_no_more() {
+    let mut replica = Replica::new(7, Mix { keys: 10_000, ..Mix::default() });
+    expect(replica.open(), &mut replica, "open");
+    let record = |lsn| (lsn, sent(lsn, 1, Kind::Set, &key(lsn - 1), b""));
+    for first in (1..=10_000).step_by(100) {
+        while !replica.append((first..first + 100).map(record).collect()).unwrap() {
+            replica.store().write_turn().unwrap();
+            replica.poll().unwrap();
+        }
+    }
+    replica.store().write_turn().unwrap();
+    while replica.acked < 10_000 {
+        replica.poll().unwrap();
+    }
+    replica.commit(10_000);
+    let committed = replica.store().committed().0;
+    assert!(committed < 6000, "{committed} at once");
+    while replica.store().background(0).unwrap() {}
+    assert_eq!(replica.store().committed(), Lsn(10_000));
+}
+
+/// Else a start would know less to be committed than was said, though the node had time to write it down.
+#[test]
+fn an_idle_mark_says_what_is_committed() {
+    let mut replica = Replica::new(8, Mix::default());
+    expect(replica.open(), &mut replica, "open");
+    replica.append((1..=10).map(|lsn| (lsn, sent(lsn, 1, Kind::Set, &key(lsn), b"v"))).collect()).unwrap();
+    replica.store().write_turn().unwrap();
+    for committed in [0, 0, 7] {
+        replica.commit(committed);
+        replica.store().mark_idle().unwrap();
+        for _ in 0..50 {
+            replica.poll().unwrap();
+        }
+        assert_eq!(replica.acked, 10);
+    }
+    replica.store = None;
+    replica.machine.lose_power(1);
+    assert_eq!(expect(replica.open(), &mut replica, "open").committed, Lsn(7));
+}
+
+/// A jump may be all that stays of a file, and then tells the epoch of the record before.
+#[test]
+fn a_cut_within_the_first_jump_of_a_file_leaves_a_jump_that_ends_there() {
+    let mut replica = Replica::new(9, Mix::default());
+    expect(replica.open(), &mut replica, "open");
+    let first = loop {
+        let end = replica.end();
+        replica.append(BTreeMap::from([(end + 1, sent(end + 1, 1, Kind::Set, b"key", &[1; 1000]))])).unwrap();
+        let files = replica.store().stats().segments;
+        replica.append(BTreeMap::from([(end + 9, sent(end + 9, 1, Kind::Jump, b"", b""))])).unwrap();
+        let is_first = replica.store().stats().segments > files;
+        for _ in 0..8 {
+            replica.store().write_turn().unwrap();
+            replica.poll().unwrap();
+        }
+        if is_first {
+            break end + 2;
+        }
+    };
+    replica.store().persist(|state| state.lineage = vec![(Epoch(1), Lsn(1)), (Epoch(2), Lsn(first + 1))]).unwrap();
+    replica.cut(first).unwrap();
+    replica.store = None;
+    replica.machine.lose_power(1);
+    expect(replica.open(), &mut replica, "open");
+    assert_eq!(replica.store().end(), Lsn(first));
+    let mut bytes = Vec::new();
+    let mut cursor = replica.store().log_cursor(Lsn(first - 1));
+    assert_eq!(replica.store().read_log(&mut cursor, 1000, &mut bytes), LogRead::Read { upto: Lsn(first) });
+    let (jump, _) = record::decode(&bytes).unwrap();
+    assert_eq!((jump.kind, jump.lsn, jump.epoch), (Kind::Jump, Lsn(first), Epoch(1)));
 }

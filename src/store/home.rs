@@ -548,3 +548,24 @@ fn is_new<D: Disk>(disk: &mut D, names: &[String], generations: &BTreeSet<u64>) 
     let found = read_heads(&mut first, &names)?;
     Ok(found.is_empty() || is_unused(&mut first, &found)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checksum fits these, too: such numbers would overflow where they are added to.
+    #[test]
+    fn numbers_that_no_node_has_are_refused() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let good = NodeState { address, generation: 1, formation: Vec::new(), largest_grace_ms: 0 };
+        assert_eq!(NodeState::decode(&good.encode()).ok(), Some(good.clone()));
+        for bad in [
+            NodeState { generation: COUNT_END, ..good.clone() },
+            NodeState { largest_grace_ms: GRACE_END_MS, ..good.clone() },
+        ] {
+            assert!(matches!(NodeState::decode(&bad.encode()), Err(OpenError::NodeDamaged)), "{bad:?}");
+        }
+        assert_eq!(generation_of(&format!("{COUNT_END}-state")), None);
+        assert_eq!((generation_of("7-state"), generation_of("07-state"), generation_of("node")), (Some(7), None, None));
+    }
+}

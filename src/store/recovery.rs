@@ -250,7 +250,7 @@ pub(super) fn read_heads<D: Disk>(disk: &mut D, names: &[String]) -> Result<Vec<
         let file = disk.open(&seq.log_name())?;
         let len = disk.len(file)?;
         let bytes = read_file(disk, file, len.min(DATA_AT))?;
-        let head = Head::decode(&bytes).filter(|head| head.seq == seq && head.seq_to >= seq);
+        let head = Head::decode(&bytes).filter(|head| head.seq == seq);
         let seal = head.and_then(|head| Seal::decode(&bytes, head.salt));
         Ok(Found { seq, file, len, head, seal })
     };

@@ -409,15 +409,49 @@ mod tests {
             assert_eq!(decoded(bad), None, "{bad:?}");
         }
         let mut file = vec![0; DATA_AT as usize];
-        for bad in [Head { seq_to: Seq(u64::MAX), ..head() }, Head { seq_to: Seq(2), ..head() }] {
+        for bad in [
+            Head { seq_to: Seq(COUNT_END), ..head() },
+            Head { seq_to: Seq(2), ..head() },
+            Head { purged: Lsn(COUNT_END), ..head() },
+        ] {
             put(&mut file, 0, &bad.encode());
             assert_eq!(Head::decode(&file), None, "{bad:?}");
         }
     }
 
     #[test]
+    fn a_head_of_another_kind_or_format_is_none_whatever_its_checksum_says() {
+        for (at, byte) in [(0, b'D'), (8, FORMAT as u8 + 1), (12, 2)] {
+            let mut bytes = head().encode();
+            bytes[at] = byte;
+            let crc = crc32c::crc32c(&bytes[..HEAD_BYTES - 4]);
+            put(&mut bytes, HEAD_BYTES - 4, &crc.to_le_bytes());
+            assert_eq!(Head::decode(&bytes), None, "{byte} at {at}");
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_segments_and_for_those_that_went() {
+        let mut segments = Segments::default();
+        let segment = || Segment::new(FileId(0), head(), Lsn(1));
+        for _ in 0..Segments::MOST {
+            assert!(segments.has_room_for(1));
+            let slot = segments.add(segment());
+            segments.append_to_order(slot);
+        }
+        assert!(segments.has_room_for(0) && !segments.has_room_for(1));
+        segments.pop();
+        segments.pop();
+        assert!(segments.has_room_for(2) && !segments.has_room_for(3));
+        segments.add(segment());
+        assert!(segments.has_room_for(1) && !segments.has_room_for(2));
+    }
+
+    #[test]
     fn names_go_both_ways() {
         assert_eq!(Seq(0x1f).log_name(), "000000000000001f.log");
+        // A start removes what ends so.
+        assert_eq!(Seq(0x1f).temporary_name(), "000000000000001f.tmp");
         assert_eq!(Seq::of_log_name("000000000000001f.log"), Some(Seq(0x1f)));
         for bad in ["1f.log", "000000000000001F.log", "000000000000001f.tmp", "+00000000000001f.log", "state"] {
             assert_eq!(Seq::of_log_name(bad), None, "{bad}");

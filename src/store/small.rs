@@ -105,3 +105,23 @@ impl<D: Disk> Store<D> {
         self.persist_retry()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Uuid;
+    use std::collections::HashSet;
+
+    /// No mark of one file may count in another, of an earlier run or of another store, and none is to be guessed.
+    #[test]
+    fn no_two_salts_are_the_same() {
+        let mut salts = HashSet::new();
+        for seed in [1, 2, 1 << 64, 1 << 127] {
+            for entropy in [0, 1, 1 << 63] {
+                let mut small = Small::new(SmallState::new(Uuid(1), seed, true), entropy);
+                assert!((0..50).all(|_| salts.insert(small.salt())), "seed {seed}, entropy {entropy}");
+            }
+        }
+        assert!(!salts.contains(&0) && salts.iter().any(|salt| salt >> 32 > 0));
+    }
+}

@@ -424,6 +424,11 @@ impl Machine {
         world.done.is_empty() && world.queues.iter().all(VecDeque::is_empty)
     }
 
+    /// How many reads were started and are not done.
+    pub fn reads(&self) -> usize {
+        self.0.borrow().queues[READS].len()
+    }
+
     /// Bytes that the files take on the disk.
     pub fn used_bytes(&self) -> u64 {
         self.0.borrow().used_bytes()
