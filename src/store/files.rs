@@ -4,11 +4,10 @@
 
 use super::dir::{DataDir, OWN_NAMES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
-use super::mapped::Mapped;
+use super::mapped::{Mapped, coarse_ms};
 use fnv::FnvHashMap;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
-use rustix::time::{ClockId, clock_gettime};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
@@ -383,12 +382,6 @@ impl Worker {
         }
         Ok(Done::Ok)
     }
-}
-
-/// Milliseconds of a clock that costs next to nothing and may be a few behind.
-fn coarse_ms() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// The names of the files that begin with the prefix, without it.

@@ -14,6 +14,7 @@
 #![allow(unsafe_code)]
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::time::{ClockId, clock_gettime};
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
@@ -122,6 +123,12 @@ impl Drop for Mapped {
             log::error!("a file of the log could not be unmapped: {error}");
         }
     }
+}
+
+/// Milliseconds of a clock that costs next to nothing and may be a few behind.
+pub(super) fn coarse_ms() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 #[cfg(test)]
