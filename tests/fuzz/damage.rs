@@ -56,11 +56,13 @@ impl<'a> Script<'a> {
 
     /// Does it all; says what was done.
     pub fn inflict(&self, files: &mut Files, templates: &[Template]) -> Vec<(u8, &'static str)> {
-        self.damages.iter().filter_map(|damage| self.inflict_one(damage, files, templates)).collect()
+        let damages = (1..=u8::MAX).cycle().zip(self.damages);
+        damages.filter_map(|(nth, damage)| self.inflict_one(nth, damage, files, templates)).collect()
     }
 
     fn inflict_one(
         &self,
+        number: u8,
         &[what, file, place @ .., v0, v1, v2, v3]: &[u8; 12],
         files: &mut Files,
         templates: &[Template],
@@ -106,13 +108,13 @@ impl<'a> Script<'a> {
                 files.insert(name.clone(), copy);
             }
             _ => {
-                // Another store's.
+                // Another store's, and each time another one's: two of one could make it whole.
                 let other = &templates[usize::from(v0) % templates.len()].files;
                 let other = nth(other, v1)?;
                 let mut copy = templates[usize::from(v0) % templates.len()].files.get(&other)?.clone();
                 let store_at = if kind_of(&other) == "state" { 12 } else { 16 };
                 if let Some(byte) = copy.get_mut(store_at) {
-                    *byte ^= 1;
+                    *byte ^= number;
                 }
                 reseal(&other, &mut copy, 0);
                 files.insert(name.clone(), copy);
