@@ -38,7 +38,7 @@ pub(super) const PEER_RESERVE: usize = 64;
 /// Bytes of background work in a turn at most.
 const BACKGROUND_BYTES: u64 = 128 * 1024;
 /// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
-/// next one. What follows from what was read takes about twice as long, and no peer or timer waits for more.
+/// next one. What follows from what was read takes longer than the reading: sending, the store.
 const READ_NS: u64 = 300_000;
 /// How long a connection above the limit may take to show that it is a peer's, in milliseconds.
 const SURPLUS_MS: u64 = 1_000;

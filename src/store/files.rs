@@ -45,10 +45,9 @@ enum Work {
 }
 
 struct Job {
-    op: OpId,
     work: Work,
     /// To the handle that asked for it, which may be gone; `None`: nobody did.
-    report: Option<Sender<Completion>>,
+    report: Option<(OpId, Sender<Completion>)>,
 }
 
 type Completion = (OpId, io::Result<Done>);
@@ -175,7 +174,7 @@ impl RealDisk {
 
     fn begin(&self, queue: &Sender<Job>, work: Work) -> OpId {
         let op = OpId(self.shared.next_op.fetch_add(1, Ordering::Relaxed));
-        let job = Job { op, work, report: Some(self.report.clone()) };
+        let job = Job { work, report: Some((op, self.report.clone())) };
         queue.send(job).expect("the threads run until the last handle is dropped");
         op
     }
@@ -268,7 +267,7 @@ impl Disk for RealDisk {
 
     fn close(&mut self, file: FileId) {
         if let Some(open) = self.files.remove(&file) {
-            let job = Job { op: OpId(u64::MAX), work: Work::Close(open), report: None };
+            let job = Job { work: Work::Close(open), report: None };
             self.shared.background.send(job).expect("the threads run until the last handle is dropped");
         }
     }
@@ -342,10 +341,10 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        while let Ok(Job { op, work, report }) = self.jobs.recv() {
+        while let Ok(Job { work, report }) = self.jobs.recv() {
             let result = self.perform(work);
             // Nobody is left to hear it where the handle is gone: others have work to be done.
-            if report.is_some_and(|report| report.send((op, result)).is_ok()) {
+            if report.is_some_and(|(op, report)| report.send((op, result)).is_ok()) {
                 (self.wake)();
             }
         }
