@@ -127,6 +127,12 @@ impl<T> Conn<T> {
         }
     }
 
+    /// Something happened on it that its owner has not looked at: it is no more silent than what it may have sent.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.is_listed || self.is_again
+    }
+
     /// Bytes in the output that the kernel has not taken.
     #[must_use]
     pub fn output_bytes(&self) -> usize {

@@ -32,7 +32,7 @@ const SWEEP_MS: u64 = 250;
 /// After this long without a write the log gets its last mark, in milliseconds.
 const IDLE_LOG_MS: u64 = 100;
 /// A node that stops waits so long for the first request of a connection, in milliseconds.
-const FIRST_MS: u64 = 100;
+const FIRST_MS: u64 = 1_000;
 /// Connections above `limits.max_connections` that are accepted all the same: peers come by the same door.
 pub(super) const PEER_RESERVE: usize = 64;
 /// Bytes of background work in a turn at most.
@@ -296,7 +296,8 @@ impl Server {
         self.reactor.len() - self.links
     }
 
-    fn accept(&mut self) {
+    /// Takes in who has connected, up to a bound; how many.
+    fn accept(&mut self) -> usize {
         self.reactor.resume_accepting();
         let (now_ms, most, mut count) = (self.now.ms(), self.max_connections, self.clients());
         let room = (most + PEER_RESERVE).saturating_sub(count);
@@ -305,6 +306,7 @@ impl Server {
             Role::Client(Client::new(now_ms, count > most))
         });
         self.metrics.accepted += accepted as u64;
+        accepted
     }
 
     fn timers(&mut self) {
@@ -418,7 +420,7 @@ impl Server {
             log::info!("signal {signal}: no longer ready; finishing what is under way");
             self.draining_until_ms = Some(self.now.ms() + self.cluster.settings().deadlines.drain_ms);
             // Who has connected already is answered.
-            self.accept();
+            while self.accept() > 0 {}
             self.reactor.stop_listening();
             self.next_sweep_ms = 0;
             let (core, mut out) = self.core_and_sink();
@@ -443,7 +445,7 @@ impl Server {
             Role::Client(client) => {
                 let is_new = client.pipeline.pushed() == 0 && now_ms < client.since_ms + FIRST_MS;
                 let is_idle = client.pipeline.is_empty() && client.decoder.phase() == Phase::Idle;
-                is_new || !is_idle || conn.output_bytes() > 0
+                is_new || !is_idle || conn.output_bytes() > 0 || conn.has_news()
             }
             // Who forwards requests here was told, and closes the link when it has its answers.
             Role::Link(link) => {
@@ -486,6 +488,7 @@ fn judge(
     }
     let input_bytes = conn.input_bytes() as u64;
     let output_bytes = conn.output_bytes();
+    let has_news = conn.has_news();
     match &mut conn.state {
         Role::Link(link) => {
             // Its beacons and their answers may stand behind bulk that is on its way.
@@ -499,7 +502,7 @@ fn judge(
         }
         Role::Client(client) => {
             let phase = client.decoder.phase();
-            let waits_for_us = !client.pipeline.is_empty() || client.is_paused || output_bytes > 0;
+            let waits_for_us = !client.pipeline.is_empty() || client.is_paused || output_bytes > 0 || has_news;
             let request = client.pipeline.pushed();
             if phase != client.phase || request != client.request || waits_for_us {
                 client.phase = phase;

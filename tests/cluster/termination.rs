@@ -49,6 +49,29 @@ fn a_stopping_node_finishes_what_is_under_way_and_takes_no_more() {
     is(&get(&mut cluster.client(1), &key), 200, b"new");
 }
 
+/// A node that was kept from running finds the signal, and more requests than it reads in one turn. Those that it had
+/// not come to were taken for idle connections, and closed without an answer.
+#[test]
+fn requests_that_came_before_the_signal_are_answered_all() {
+    let cluster = Cluster::started(1, 1, "");
+    let mut clients: Vec<Client> = (0..600).map(|_| cluster.client(0)).collect();
+    // Each has been here for a while; every other one has made a call.
+    for client in clients.iter_mut().step_by(2) {
+        assert_eq!(client.call("GET /livez", "").status, 200);
+    }
+    cluster.wait_for_metric(0, "dkv_connections_accepted_total", 600.0);
+    cluster.freeze(0);
+    let value = vec![7; 4_000];
+    clients.iter_mut().for_each(|client| client.send(&request("PUT /set?key=k", &value)));
+    cluster.signal(0, Signal::TERM);
+    cluster.thaw(0);
+    for (n, client) in clients.iter_mut().enumerate() {
+        let answer = client.read();
+        assert!(matches!(answer.status, 200 | 201 | 503) && answer.closes(), "{n}: {answer:?}");
+    }
+    assert!(cluster.wait(0).success());
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let cluster = Cluster::started(2, 1, "[deadlines]\ndrain_ms = 3600000\nwait_ms = 3600000\nanswer_ms = 3600000");
