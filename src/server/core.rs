@@ -11,6 +11,7 @@ use fnv::FnvHashMap;
 use slab::Slab;
 
 use super::agreement::Agreement;
+use super::ahead::Ahead;
 use super::execute::Executed;
 use super::follow::Follow;
 use super::forward::Sent;
@@ -23,10 +24,10 @@ use crate::node::Barrier;
 use crate::node::copy::{Copy, NotServing};
 use crate::node::directory::Directory;
 use crate::node::registers::Registers;
-use crate::op::{Failure, Op, Outcome};
+use crate::op::{Failure, Op, Outcome, Verb};
 use crate::router::Router;
 use crate::store::disk::{Disk, OpId};
-use crate::store::{Arrived, Event, Fatal, Home, Options, Store};
+use crate::store::{Arrived, Event, Fatal, Home, Known, Options, Store};
 use crate::wire::{Class, Forward, Message};
 
 /// Where what the core decides goes: to the sockets, or to a simulation's.
@@ -127,6 +128,8 @@ pub struct Core<D: Disk> {
     pub(super) controls: Vec<Option<LinkId>>,
     /// Links whose other end stops, and that are kept for the answers that are still due.
     pub(super) leaving: Vec<LinkId>,
+    /// Nothing else of a client's stream overtakes these: see [`Core::submit`].
+    ahead: Ahead,
     pub(super) lanes: FnvHashMap<LaneKey, Lane>,
     pub(super) sent: Slab<Sent>,
     pub(super) next_generation: u32,
@@ -204,6 +207,7 @@ impl<D: Disk> Core<D> {
             links: vec![None; cluster.nodes().len()],
             controls: vec![None; cluster.nodes().len()],
             leaving: Vec::new(),
+            ahead: Ahead::default(),
             lanes: FnvHashMap::default(),
             sent: Slab::new(),
             next_generation: 0,
@@ -243,12 +247,34 @@ impl<D: Disk> Core<D> {
         self.copy.at(now.boot_ns);
     }
 
-    /// Takes a request. It is answered through the sink: at once, or when it is due.
+    /// Takes a request. It is answered through the sink: at once, or when it is due. Reads of this node's shard are begun
+    /// some at a time: at [`Core::begin_reads`], or before the next request of another kind.
     pub fn submit(&mut self, ticket: Ticket, stream: Stream, op: &Op<'_>, sink: &mut impl Sink) {
         let deadline_ms = self.now_ms + self.answer_ms;
         let lane = (stream, self.router.shard_of(op.key));
         let wait_until_ms = self.now_ms + self.wait_ms;
-        self.take(Asked { ticket, lane, deadline_ms, wait_until_ms, is_confirmed: false }, op, sink);
+        let asked = Asked { ticket, lane, deadline_ms, wait_until_ms, is_confirmed: false };
+        if op.verb == Verb::Get && self.my_shard == Some(lane.1) {
+            self.ahead.push(asked, op);
+            if self.ahead.is_full() {
+                self.begin_reads(sink);
+            }
+        } else {
+            self.begin_reads(sink);
+            self.take(asked, op, Known::default(), sink);
+        }
+    }
+
+    /// Begins the reads that were put off. To be called when all of a turn's requests were submitted.
+    pub fn begin_reads(&mut self, sink: &mut impl Sink) {
+        if self.ahead.is_empty() {
+            return;
+        }
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.expect(&self.store);
+        ahead.reads().for_each(|(asked, op, hash)| self.take(asked, &op, Known { hash, arrived: None }, sink));
+        ahead.clear();
+        self.ahead = ahead;
     }
 
     /// Takes a request that another node forwarded.
@@ -270,15 +296,15 @@ impl<D: Disk> Core<D> {
         let deadline_ms = self.now_ms + u64::from(forward.ms_left) * 9 / 10;
         let lane = (Stream::Link(link, forward.stream), shard);
         let asked = Asked { ticket, lane, deadline_ms, wait_until_ms: deadline_ms, is_confirmed: false };
-        self.take(asked, &forward.op, sink);
+        self.take(asked, &forward.op, Known::default(), sink);
     }
 
-    fn take(&mut self, asked: Asked, op: &Op<'_>, sink: &mut impl Sink) {
+    fn take(&mut self, asked: Asked, op: &Op<'_>, known: Known<'_>, sink: &mut impl Sink) {
         let target = self.target(asked.lane, op.stale, sink);
         match (self.lanes.get(&asked.lane), target) {
             (Some(lane), Some(target)) if !lane.is_open(target) => _ = self.park(asked, op),
             (Some(lane), None) if !lane.queue.is_empty() => _ = self.park(asked, op),
-            (_, Some(target)) => self.begin(asked, op, target, None, sink),
+            (_, Some(target)) => self.begin(asked, op, target, known, sink),
             (_, None) => {
                 self.counters.waited_for_primary += 1;
                 self.park(asked, op).wait = Wait::Primary;
@@ -351,12 +377,12 @@ impl<D: Disk> Core<D> {
     }
 
     /// Begins a request whose turn it is.
-    fn begin(&mut self, asked: Asked, op: &Op<'_>, target: Target, arrived: Option<&Arrived>, sink: &mut impl Sink) {
+    fn begin(&mut self, asked: Asked, op: &Op<'_>, target: Target, known: Known<'_>, sink: &mut impl Sink) {
         match target {
             Target::Link(link) => self.send(asked, op, link, sink),
             Target::Local => {
                 let last_write = self.lanes.get(&asked.lane).map_or(Lsn::ZERO, |lane| lane.last_write);
-                match self.execute(&asked, last_write, op, arrived, sink) {
+                match self.execute(&asked, last_write, op, known, sink) {
                     Executed::Answered => {}
                     Executed::Pending { barrier, outcome, is_write } => {
                         let lane = self.lanes.entry(asked.lane).or_default();
@@ -424,7 +450,7 @@ impl<D: Disk> Core<D> {
                     lane.wait = Wait::Turn;
                     let parked = lane.queue.pop_front().expect("it has a first");
                     self.held_bytes -= parked.held_bytes();
-                    self.begin(parked.asked, &parked.op(), target, None, sink);
+                    self.begin(parked.asked, &parked.op(), target, Known::default(), sink);
                 }
             }
         }
@@ -494,6 +520,7 @@ impl<D: Disk> Core<D> {
     /// # Errors
     /// A write or a sync failed: the process must stop.
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<bool, Fatal> {
+        assert!(self.ahead.is_empty(), "the turn's reads were not begun");
         self.note_syncs();
         self.store.write_turn()?;
         self.fan_out(sink);
@@ -566,7 +593,8 @@ impl<D: Disk> Core<D> {
         lane.wait = Wait::Turn;
         let parked = lane.queue.pop_front().expect("a lane that waits for the disk has a first");
         self.held_bytes -= parked.held_bytes();
-        self.begin(parked.asked, &parked.op(), Target::Local, Some(arrived), sink);
+        let known = Known { arrived: Some(arrived), hash: None };
+        self.begin(parked.asked, &parked.op(), Target::Local, known, sink);
         self.drain(key, sink);
     }
 
@@ -579,7 +607,7 @@ impl<D: Disk> Core<D> {
     /// Whether every request was answered.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.lanes.is_empty()
+        self.lanes.is_empty() && self.ahead.is_empty()
     }
 
     /// Tells whether clients or other nodes may still ask for something: until they do not, the last of a shard's copies

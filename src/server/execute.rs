@@ -8,7 +8,7 @@ use crate::node::Barrier;
 use crate::node::copy::NotServing;
 use crate::op::{Condition, Failure, Op, Outcome, Verb};
 use crate::store::disk::{Disk, OpId};
-use crate::store::{Arrived, Kind, Lookup, Probe, StageError};
+use crate::store::{Kind, Known, Lookup, Probe, StageError};
 
 /// How far a request came.
 #[derive(Debug)]
@@ -41,17 +41,17 @@ impl<D: Disk> Core<D> {
         asked: &Asked,
         last_write: Lsn,
         op: &Op<'_>,
-        arrived: Option<&Arrived>,
+        known: Known<'_>,
         sink: &mut impl Sink,
     ) -> Executed {
         if op.stale {
-            return self.look_up(asked.ticket, op, arrived, sink);
+            return self.look_up(asked.ticket, op, known, sink);
         }
         let outcome = match self.copy.serves(self.store.committed()) {
             Err(NotServing::Damaged) => Outcome::Failed(Failure::Corrupt),
             Err(NotServing::Starting) => Outcome::Failed(Failure::NoPrimary),
-            Ok(()) if op.verb == Verb::Get => return self.read(asked, last_write, op, arrived, sink),
-            Ok(()) => match self.write(op, arrived) {
+            Ok(()) if op.verb == Verb::Get => return self.read(asked, last_write, op, known, sink),
+            Ok(()) => match self.write(op, known) {
                 Ok(executed) => match executed {
                     // It rests on committed records only: nothing to wait for.
                     Executed::Pending { barrier, outcome, .. } if self.copy.meets(&barrier, self.store.committed()) => {
@@ -73,7 +73,7 @@ impl<D: Disk> Core<D> {
         asked: &Asked,
         last_write: Lsn,
         op: &Op<'_>,
-        arrived: Option<&Arrived>,
+        known: Known<'_>,
         sink: &mut impl Sink,
     ) -> Executed {
         if last_write > self.store.committed() {
@@ -82,12 +82,12 @@ impl<D: Disk> Core<D> {
         if !asked.is_confirmed && !self.has_read_right() {
             return Executed::Unconfirmed(self.ask_round());
         }
-        self.look_up(asked.ticket, op, arrived, sink)
+        self.look_up(asked.ticket, op, known, sink)
     }
 
-    fn look_up(&mut self, ticket: Ticket, op: &Op<'_>, arrived: Option<&Arrived>, sink: &mut impl Sink) -> Executed {
+    fn look_up(&mut self, ticket: Ticket, op: &Op<'_>, known: Known<'_>, sink: &mut impl Sink) -> Executed {
         let behind_ms = op.stale.then(|| self.copy.behind_ms());
-        let outcome = match self.store.get(op.key, arrived) {
+        let outcome = match self.store.get(op.key, known) {
             Lookup::Absent if op.condition.holds(None) => Outcome::NotFound,
             Lookup::Absent => Outcome::PreconditionFailed(None),
             Lookup::Found { lsn, value } if op.condition.holds(Some(lsn)) => Outcome::Found { lsn, value, behind_ms },
@@ -104,14 +104,14 @@ impl<D: Disk> Core<D> {
     }
 
     /// Evaluates a write on the pending state, in lsn order, and gives it an lsn where it changes something.
-    fn write(&mut self, op: &Op<'_>, arrived: Option<&Arrived>) -> Result<Executed, Failure> {
+    fn write(&mut self, op: &Op<'_>, known: Known<'_>) -> Result<Executed, Failure> {
         if self.disk_is_slow() {
             return Err(Failure::DiskSlow);
         }
         if self.copy.leading().is_some_and(|leading| leading.followers.is_full(self.now_ns)) {
             return Err(Failure::DiskFull);
         }
-        let (present, rests_on, prior) = match self.store.probe(op.key, arrived) {
+        let (present, rests_on, prior) = match self.store.probe(op.key, known) {
             Probe::Absent { rests_on, prior } => (None, rests_on, prior),
             Probe::Present { lsn, prior } => (Some(lsn), lsn, prior),
             Probe::Cold(read) => return Ok(Executed::Cold(read)),

@@ -3,6 +3,7 @@
 
 mod admin;
 mod agreement;
+mod ahead;
 pub mod api;
 pub mod browser;
 mod client;

@@ -195,6 +195,8 @@ impl Server {
                 }
             }
         }
+        let (core, mut out) = self.core_and_sink();
+        core.begin_reads(&mut out);
         if ready.accept || self.reactor.accept_is_paused() {
             self.accept();
         }

@@ -96,6 +96,9 @@ pub trait Disk: Sized {
     /// Final, whatever it is.
     fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()>;
 
+    /// These bytes will be read soon. Changes nothing but how long that takes.
+    fn expect(&self, _file: FileId, _at: u64, _len: usize) {}
+
     /// Reads what is in the page cache, without waiting for the device. `None`: not even the first byte is there.
     /// Otherwise the number of bytes read from `at` on: fewer than `buf.len()` at the end of the file, or where the
     /// rest is not in the page cache.

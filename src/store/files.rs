@@ -247,6 +247,12 @@ impl Disk for RealDisk {
         Ok(())
     }
 
+    fn expect(&self, file: FileId, at: u64, len: usize) {
+        if let Some(Open { view: View::Mapped(mapped), .. }) = self.files.get(&file) {
+            mapped.expect(at, len);
+        }
+    }
+
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let open = self.files.get_mut(&file).expect("a file is used only between open and close");
         let file_bytes = open.reserved;

@@ -13,6 +13,7 @@
 //! A table is a row of cache lines of eight words (linear probing by lines): what a lookup costs is the one miss of its
 //! home line, where a table with control bytes apart has two. Its load is between 7/12 and 7/8: 9 to 14 bytes a key.
 
+use super::mapped::prefetch;
 use super::segment::Slot;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
@@ -181,6 +182,29 @@ impl Table {
         })
     }
 
+    /// The n-th of those: [`Table::all`], on the path of every request.
+    fn nth(&self, fingerprint: u64, mut n: usize) -> Option<u64> {
+        if self.lines.is_empty() {
+            return None;
+        }
+        let mut at = self.home(fingerprint);
+        loop {
+            let line = &self.lines[at];
+            for entry in line.0 {
+                if entry & FINGERPRINT_MASK == fingerprint && entry != EMPTY {
+                    if n == 0 {
+                        return Some(entry);
+                    }
+                    n -= 1;
+                }
+            }
+            if !line.is_full() {
+                return None;
+            }
+            at = self.next(at);
+        }
+    }
+
     /// The entry of the record at this place.
     fn find(&self, fingerprint: u64, locator: u64) -> Option<Word> {
         self.all(fingerprint).find(|word| is_at(self.at(*word), locator))
@@ -270,10 +294,17 @@ impl Index {
     /// The n-th record that may be the key's, in no particular order. Nearly always there is at most one.
     #[must_use]
     pub fn candidate(&self, hash: KeyHash, n: usize) -> Option<Candidate> {
-        let table = &self.tables[hash.table()];
-        let entry = table.at(table.all(hash.fingerprint()).nth(n)?);
+        let entry = self.tables[hash.table()].nth(hash.fingerprint(), n)?;
         let class = ((entry >> CLASS_SHIFT) & CLASS_MASK) as usize;
         Some(Candidate { position: position_of(entry), most_bytes: CLASSES[class] as usize })
+    }
+
+    /// Asks memory for what a search for the hash looks at first.
+    pub fn expect(&self, hash: KeyHash) {
+        let table = &self.tables[hash.table()];
+        if !table.lines.is_empty() {
+            prefetch(&raw const table.lines[table.home(hash.fingerprint())], 1);
+        }
     }
 
     /// Whether exactly this record is the newest one of its key.

@@ -118,9 +118,10 @@ mod truncate;
 
 pub use append::{AppendError, StageError};
 pub use home::{Home, HomeEvent, NodeState, VoterFile};
+pub use index::KeyHash;
 pub use log_read::{LogCursor, LogRead};
 pub use overlay::Prior;
-pub use read::{Arrived, Lookup, Probe};
+pub use read::{Arrived, Known, Lookup, Probe};
 pub use record::Kind;
 pub use recovery::{OpenError, Recovery};
 pub use small::PersistId;

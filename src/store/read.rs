@@ -20,6 +20,21 @@ pub struct Arrived {
     bytes: Vec<u8>,
 }
 
+/// What is known of a key before it is looked up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// Its hash: see [`Store::expect`].
+    pub hash: Option<KeyHash>,
+    /// What a read that was started for it has brought.
+    pub arrived: Option<&'a Arrived>,
+}
+
+impl<'a> From<Option<&'a Arrived>> for Known<'a> {
+    fn from(arrived: Option<&'a Arrived>) -> Self {
+        Known { hash: None, arrived }
+    }
+}
+
 /// A key's committed state.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lookup<'s> {
@@ -75,10 +90,26 @@ pub(super) enum Look {
 }
 
 impl<D: Disk> Store<D> {
-    /// A key's committed value. One system call where the record is in the page cache; where it is not, a read is
-    /// started, and when it comes back everything is judged anew: `arrived` stands in for that read only.
-    pub fn get<'s>(&'s mut self, key: &[u8], arrived: Option<&'s Arrived>) -> Lookup<'s> {
+    /// The key is looked up soon: memory is asked for the index's part of it. Returns its hash, which is this store's own.
+    #[must_use]
+    pub fn expect(&self, key: &[u8]) -> KeyHash {
         let hash = self.hash(key);
+        self.index.expect(hash);
+        hash
+    }
+
+    /// The next step, when that has come: memory is asked for the record.
+    pub fn expect_record(&self, hash: KeyHash) {
+        if let Some(Candidate { position, most_bytes }) = self.index.candidate(hash, 0) {
+            self.disk.expect(self.segments.get(position.slot).file, position.at, most_bytes);
+        }
+    }
+
+    /// A key's committed value. One system call where the record is in the page cache; where it is not, a read is
+    /// started, and when it comes back everything is judged anew: what has arrived stands in for that read only.
+    pub fn get<'s>(&'s mut self, key: &[u8], known: impl Into<Known<'s>>) -> Lookup<'s> {
+        let Known { hash, arrived } = known.into();
+        let hash = hash.unwrap_or_else(|| self.hash(key));
         match self.look(hash, key, arrived) {
             Look::Absent => Lookup::Absent,
             Look::Cold(op) => Lookup::Cold(op),
@@ -92,8 +123,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// A key's newest state, committed or not: what a condition is judged by, and what a write supersedes.
-    pub fn probe(&mut self, key: &[u8], arrived: Option<&Arrived>) -> Probe {
-        let hash = self.hash(key);
+    pub fn probe<'s>(&mut self, key: &[u8], known: impl Into<Known<'s>>) -> Probe {
+        let Known { hash, arrived } = known.into();
+        let hash = hash.unwrap_or_else(|| self.hash(key));
         if self.health.is_none()
             && let Some((lsn, kind)) = self.overlay.newest(hash, key)
         {

@@ -34,6 +34,29 @@ fn others_read_the_committed_value_at_once_and_a_stream_reads_its_own_writes() {
     assert_eq!(world.answer_of(third), Some("Replaced(Lsn(3))"));
 }
 
+/// Reads are put off for a moment, to be begun together.
+#[test]
+fn a_read_that_was_put_off_still_comes_before_what_its_stream_asked_behind_it() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    world.ask(1, &op(Verb::Set, &mine[0], "old"));
+    world.settle();
+    let read = world.submit(1, &op(Verb::Get, &mine[0], ""));
+    assert!(world.answer_of(read).is_none() && !world.core.is_idle());
+    world.submit(1, &op(Verb::Set, &mine[0], "new"));
+    assert_eq!(world.answer_of(read), Some("old at 1"));
+    world.settle();
+
+    let reads: Vec<Ticket> = (0..100).map(|n| world.submit(n % 3, &op(Verb::Get, &mine[0], ""))).collect();
+    let unanswered = reads.iter().filter(|read| world.answer_of(**read).is_none()).count();
+    assert!((1..50).contains(&unanswered), "only some wait: {unanswered}");
+    let delete = world.submit(5, &op(Verb::Delete, &mine[0], ""));
+    world.settle();
+    let order: Vec<Ticket> = world.heard.answers.iter().map(|(ticket, _)| *ticket).collect();
+    assert!(order.ends_with(&[reads.as_slice(), &[delete]].concat()), "{order:?}");
+    assert!(reads.iter().all(|read| world.answer_of(*read) == Some("new at 2")));
+}
+
 #[test]
 fn what_rests_on_a_record_that_is_not_committed_waits_for_it() {
     let mut world = World::alone();
