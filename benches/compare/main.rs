@@ -7,6 +7,7 @@ mod calls;
 mod floor;
 mod interrupt;
 mod load;
+#[path = "../common/machine.rs"]
 mod machine;
 mod measure;
 mod report;

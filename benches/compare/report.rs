@@ -115,8 +115,8 @@ pub fn write(bench: &Bench, site: &Site, out: Option<&Path>) -> ExitCode {
 }
 
 fn facts(bench: &Bench, site: &Site) -> String {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let mut text = format!("cargo bench --bench compare -- {}\n{}", words.join(" "), machine::describe());
+    let words = machine::without_places(std::env::args().skip(1).filter(|word| word != "--bench"));
+    let mut text = format!("cargo bench --bench compare -- {words}\n{}", machine::describe());
     let (rounds, seconds, cores) = (bench.rounds, bench.window.as_secs_f64(), bench.cores);
     let _ = write!(text, "\nservers on core {}, load on core {}; ", cores.server, cores.load);
     let _ = writeln!(text, "{rounds} rounds of {seconds} s, in turns\n");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use crate::Options;
+use crate::interrupt;
 use crate::keys::Keys;
 use crate::load::{self, Call, Load, Pace, Plan};
 use crate::machine::{self, Io, Stolen};
@@ -174,7 +175,7 @@ impl Group {
             let path = mine.lines().find_map(|line| Some(line.split_once(mark)?.1.to_owned()))?;
             let dir = PathBuf::from(format!("{}{path}/dkv-growth-{}", mount_of(kind, option)?, std::process::id()));
             fs::create_dir(&dir).ok()?;
-            machine::goes_in_the_end(&dir);
+            interrupt::goes_in_the_end(&dir);
             let group = Group { dir, version };
             group.setting().exists().then_some(group)
         })

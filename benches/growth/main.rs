@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on says so by its place")]
 
 mod cold;
+mod interrupt;
 mod keys;
 mod load;
+#[path = "../common/machine.rs"]
 mod machine;
 mod memory;
 mod node;
@@ -76,10 +78,10 @@ fn main() -> ExitCode {
         println!("{HELP}");
         return ExitCode::SUCCESS;
     };
-    machine::clean_up_when_interrupted();
+    interrupt::clean_up_when_interrupted();
     machine::make_room();
     let root = tempfile::Builder::new().prefix("dkv-growth-").tempdir().unwrap();
-    machine::goes_in_the_end(root.path());
+    interrupt::goes_in_the_end(root.path());
     tempfile::env::override_temp_dir(root.path()).unwrap();
 
     let mut report = Report::new(&head());
@@ -100,13 +102,12 @@ fn main() -> ExitCode {
 }
 
 fn head() -> String {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words = machine::without_places(std::env::args().skip(1).filter(|word| word != "--bench"));
     let dkv = machine::version(node::PROGRAM).unwrap_or_default();
     let redis = machine::version("redis-server").unwrap_or_else(|| "no redis-server".to_owned());
     format!(
-        "{}{dkv}; {redis}\ncargo bench --bench growth -- {}\nnode: {} dkv serve ...; load: on the other processors\n",
-        machine::description(),
-        words.join(" "),
+        "{}\n{dkv}; {redis}\ncargo bench --bench growth -- {words}\nnode: {} dkv serve ...; load: on the other processors\n",
+        machine::describe(),
         machine::pinned(machine::NODES_CORE).join(" ")
     )
 }

@@ -198,12 +198,21 @@ impl<T> Conn<T> {
         }
     }
 
-    /// Writes until nothing is left or the socket is full; then, if the connection is closing, shuts our half.
-    pub(super) fn flush(&mut self, now_ms: u64, calls: &mut SocketCalls) {
-        while self.writable && self.is_connected && self.sent < self.output.len() && !self.is_broken {
+    /// Whether there is something to send, and the socket may take it.
+    pub(super) fn can_send(&self) -> bool {
+        self.writable && self.is_connected && self.sent < self.output.len() && !self.is_broken
+    }
+
+    /// Writes until nothing is left, or the socket is full, or `most` bytes are written; when nothing is left and the
+    /// connection is closing, shuts our half. Returns how many bytes were written.
+    pub(super) fn flush(&mut self, now_ms: u64, most: usize, calls: &mut SocketCalls) -> usize {
+        let mut written = 0;
+        while self.can_send() && written < most {
             calls.writes += 1;
-            match self.socket.write(&self.output[self.sent..]) {
+            let end = self.output.len().min(self.sent.saturating_add(most - written));
+            match self.socket.write(&self.output[self.sent..end]) {
                 Ok(n) => {
+                    written += n;
                     self.sent += n;
                     self.written_bytes += n as u64;
                     self.stalled_since_ms = None;
@@ -214,13 +223,15 @@ impl<T> Conn<T> {
             }
         }
         if self.sent < self.output.len() {
-            self.stalled_since_ms.get_or_insert(now_ms);
+            if !self.can_send() {
+                self.stalled_since_ms.get_or_insert(now_ms);
+            }
             // Sent bytes are given up once they are the greater part, so that the rest moves at most once for each.
             if self.sent > self.output.len() / 2 {
                 self.output.drain(..self.sent);
                 self.sent = 0;
             }
-            return;
+            return written;
         }
         self.output.clear();
         self.sent = 0;
@@ -231,5 +242,6 @@ impl<T> Conn<T> {
             self.closing = Closing::Lingering { until_ms: now_ms + LINGER_MS };
             self.readable = true;
         }
+        written
     }
 }

@@ -37,6 +37,9 @@ const BACKLOG: i32 = 4096;
 /// How much a read asks for, and at most where a larger body is on its way.
 const READ_BYTES: usize = 64 * 1024;
 const READ_LARGE_BYTES: usize = 1024 * 1024;
+/// How much a turn writes to connections that are not urgent: where many take large answers, the others wait for no more
+/// than this.
+const SENT_BYTES: usize = 1024 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
 const MOVED_BYTES: usize = 4 * 1024;
@@ -129,8 +132,8 @@ impl<T> Reactor<T> {
     }
 
     /// Waits until something is ready or the timeout has passed; at once where work was left over
-    /// ([`Reactor::again`], [`Reactor::next_ready`]), also by [`Reactor::accept`]. Sets `ready`. `is_urgent`: whether a
-    /// connection goes before others.
+    /// ([`Reactor::again`], [`Reactor::next_ready`], [`Reactor::accept`]), or what was appended to an output was not
+    /// sent yet. Sets `ready`. `is_urgent`: whether a connection goes before others.
     ///
     /// # Errors
     /// The poll itself failed.
@@ -143,7 +146,7 @@ impl<T> Reactor<T> {
         ready.accept = std::mem::take(&mut self.accept_again);
         ready.own = false;
         let has_listed = self.listed.iter().any(|queue| !queue.is_empty());
-        let is_left = ready.accept || has_listed || !self.again.is_empty();
+        let is_left = ready.accept || has_listed || !self.again.is_empty() || self.has_unsent();
         let timeout = if is_left { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => self.events.clear(),
@@ -367,42 +370,49 @@ impl<T> Reactor<T> {
         Some((&mut conn.output, &mut conn.state))
     }
 
-    /// Writes what was appended this turn, and to the sockets that became writable: directly, until they are full.
+    /// Writes what was appended, and to the sockets that became writable: directly, until they are full. First to those
+    /// that are urgent; to the others at most [`SENT_BYTES`] together: the rest is the next turn's, in the same order.
     /// `done` hears of each connection that was written to, with its state after it.
-    pub fn flush_dirty(&mut self, now_ms: u64, mut done: impl FnMut(&mut Conn<T>)) {
-        for at in 0..self.dirty.len() {
-            let id = self.dirty[at];
-            let Some(conn) = lookup(&mut self.conns, id) else { continue };
-            conn.is_dirty = false;
-            // What it holds stays unsent, so that its owner can tell what was begun.
-            if conn.is_doomed {
-                continue;
-            }
-            conn.flush(now_ms, &mut self.calls);
-            self.held_bytes -= conn.counted as u64;
-            conn.counted = conn.output.len();
-            self.held_bytes += conn.counted as u64;
-            if conn.output.is_empty() {
-                let buffer = std::mem::take(&mut conn.output);
+    pub fn flush_dirty(&mut self, now_ms: u64, is_urgent: impl Fn(&T) -> bool, mut done: impl FnMut(&mut Conn<T>)) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for urgent_ones in [true, false] {
+            let mut room = if urgent_ones { usize::MAX } else { SENT_BYTES };
+            dirty.retain(|id| {
+                let Some(conn) = lookup(&mut self.conns, *id) else { return false };
+                if urgent_ones && !is_urgent(&conn.state) {
+                    return true;
+                }
+                // What it holds stays unsent, so that its owner can tell what was begun.
+                if conn.is_doomed {
+                    conn.is_dirty = false;
+                    return false;
+                }
+                if room > 0 {
+                    room -= conn.flush(now_ms, room, &mut self.calls);
+                    conn.is_dirty = conn.can_send();
+                }
+                self.held_bytes -= conn.counted as u64;
+                conn.counted = conn.output.len();
+                self.held_bytes += conn.counted as u64;
+                let buffer = if conn.output.is_empty() { std::mem::take(&mut conn.output) } else { Vec::new() };
+                let is_left = conn.is_dirty;
                 done(conn);
                 self.recycle(buffer);
-            } else {
-                done(conn);
-            }
+                is_left
+            });
         }
-        self.dirty.clear();
+        self.dirty = dirty;
     }
 
     /// Writes what one connection's output holds at once: it is about to be closed.
     pub fn flush(&mut self, id: ConnId, now_ms: u64) {
         if let Some(conn) = lookup(&mut self.conns, id) {
-            conn.flush(now_ms, &mut self.calls);
+            conn.flush(now_ms, usize::MAX, &mut self.calls);
         }
     }
 
-    /// Whether something was appended since the last [`Reactor::flush_dirty`].
-    #[must_use]
-    pub fn has_unsent(&self) -> bool {
+    /// Whether [`Reactor::flush_dirty`] has something to do: something was appended since, or left by it.
+    fn has_unsent(&self) -> bool {
         !self.dirty.is_empty()
     }
 
@@ -603,6 +613,59 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_in_a_turn_is_bounded_and_nothing_of_it_is_lost() {
+        let mut reactor = Reactor::<usize>::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = reactor.listener.as_ref().unwrap().local_addr().unwrap();
+        let mut clients: Vec<Std> = Vec::new();
+        let mut ready = Ready::default();
+        let is_urgent = |number: &usize| *number == 2;
+        let long = SENT_BYTES / 3 * 2;
+        let lengths = [long, long, 32 * SENT_BYTES, 10];
+        for number in 0..lengths.len() {
+            clients.push(Std::connect(address).unwrap());
+            while reactor.len() == number {
+                reactor.wait(Some(Duration::from_secs(20)), &mut ready, is_urgent).unwrap();
+                reactor.accept(100, |_| number);
+            }
+        }
+        let ids: Vec<ConnId> = reactor.iter_mut().map(|conn| conn.id).collect();
+        for (number, id) in ids.iter().enumerate() {
+            reactor.output(*id).unwrap().0.resize(lengths[number], number as u8);
+        }
+        let readers: Vec<_> = clients
+            .into_iter()
+            .zip(lengths)
+            .map(|(mut client, length)| {
+                std::thread::spawn(move || {
+                    let mut bytes = vec![0; length];
+                    client.read_exact(&mut bytes).map(|()| bytes)
+                })
+            })
+            .collect();
+        let mut order = Vec::new();
+        let mut most = 0;
+        while reactor.has_unsent() || reactor.iter_mut().any(|conn| conn.output_bytes() > 0) {
+            let mut sent = [0; 4];
+            let before: Vec<u64> = reactor.iter_mut().map(|conn| conn.written_bytes).collect();
+            reactor.flush_dirty(1, is_urgent, |conn| {
+                order.push(conn.state);
+                sent[conn.state] = conn.written_bytes - before[conn.state];
+            });
+            most = most.max(sent[0] + sent[1] + sent[3]);
+            assert_eq!(reactor.held_bytes(), reactor.iter_mut().map(|conn| conn.output.len() as u64).sum::<u64>());
+            reactor.wait(Some(Duration::ZERO), &mut ready, is_urgent).unwrap();
+            while let Some(id) = reactor.next_ready(true).or_else(|| reactor.next_ready(false)) {
+                reactor.touch(id);
+            }
+        }
+        assert!(most <= SENT_BYTES as u64, "{most}");
+        assert_eq!(order[0], 2, "the urgent one first");
+        for (number, reader) in readers.into_iter().enumerate() {
+            assert!(reader.join().unwrap().unwrap().iter().all(|byte| *byte == number as u8));
+        }
+    }
+
+    #[test]
     fn a_burst_of_connections_is_accepted_to_its_end() {
         let (mut reactor, address) = reactor();
         // All of them wait before the one event of the listener is seen.
@@ -647,7 +710,7 @@ mod tests {
         let id = reactor.iter_mut().next().unwrap().id;
         let bytes = vec![7u8; 32 << 20];
         reactor.output(id).unwrap().0.extend_from_slice(&bytes);
-        reactor.flush_dirty(5, |_| ());
+        reactor.flush_dirty(5, |()| false, |_| ());
         assert!(reactor.held_bytes() > 0, "32 MiB fit into no socket buffer");
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 32 << 20];
@@ -658,7 +721,7 @@ mod tests {
             while let Some(id) = reactor.next_ready(false) {
                 reactor.touch(id);
             }
-            reactor.flush_dirty(6, |_| ());
+            reactor.flush_dirty(6, |()| false, |_| ());
             reactor.held_bytes() == 0
         });
         assert!(reader.join().unwrap() == bytes);

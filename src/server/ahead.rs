@@ -11,12 +11,16 @@ use crate::store::{KeyHash, Store};
 
 /// So many wait at most: what is asked for first must still be in the cache when the last is.
 const MOST: usize = 16;
+/// Fewer, where the records of the last ones were long: what is begun together holds up the turn.
+const MOST_BYTES: usize = 64 << 10;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ahead {
     reads: Vec<Read>,
     keys: Vec<u8>,
+    /// The longest record of those that were begun last.
+    longest_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -33,7 +37,7 @@ impl Ahead {
     /// Whether all that wait are to be begun.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.reads.len() >= MOST
+        self.reads.len() >= (MOST_BYTES / self.longest_bytes.max(1)).clamp(1, MOST)
     }
 
     /// Whether none waits.
@@ -55,9 +59,8 @@ impl Ahead {
         for read in &mut self.reads {
             read.hash = Some(store.expect(&self.keys[read.key.clone()]));
         }
-        for read in &self.reads {
-            read.hash.into_iter().for_each(|hash| store.expect_record(hash));
-        }
+        let hashes = self.reads.iter().filter_map(|read| read.hash);
+        self.longest_bytes = hashes.map(|hash| store.expect_record(hash)).max().unwrap_or(0);
     }
 
     /// In the order in which they came.

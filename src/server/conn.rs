@@ -21,6 +21,14 @@ pub enum Role {
     Link(Link),
 }
 
+impl Role {
+    /// Links go before clients: bulk of theirs must not delay a beacon, or an answer of a peer.
+    #[must_use]
+    pub fn is_link(&self) -> bool {
+        matches!(self, Role::Link(_))
+    }
+}
+
 /// What a request's answer needs, until it is due.
 #[derive(Debug, Clone, Copy)]
 pub struct Due {

@@ -171,9 +171,8 @@ impl Server {
     fn turn(&mut self, ready: &mut Ready) -> Result<(), ServeError> {
         let fatal = |e: crate::store::Fatal| ServeError(e.to_string());
         let begin = self.now.boot_ns;
-        let is_link = |role: &Role| matches!(role, Role::Link(_));
         self.reactor
-            .wait(self.timeout(), ready, is_link)
+            .wait(self.timeout(), ready, Role::is_link)
             .map_err(|e| ServeError(format!("the event loop failed: {e}")))?;
         self.now.wall_ms = wall_ms();
         self.tell_time();
@@ -269,9 +268,7 @@ impl Server {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        // What the reaping of connections brought (requests of a broken link that are answered, or sent elsewhere) has
-        // come behind this turn's sending.
-        if self.has_background || self.has_more || self.reactor.has_unsent() {
+        if self.has_background || self.has_more {
             return Some(Duration::ZERO);
         }
         let mut next = self.next_beacon_ms;
@@ -372,7 +369,7 @@ impl Server {
         let now_ms = self.now.ms();
         let max_pipeline = self.cluster.settings().limits.max_pipeline;
         let mut again = Vec::new();
-        self.reactor.flush_dirty(now_ms, |conn| {
+        self.reactor.flush_dirty(now_ms, Role::is_link, |conn| {
             let output_bytes = conn.output_bytes();
             if conn.is_broken || matches!(conn.closing, Closing::Lingering { .. }) {
                 again.push(conn.id);

@@ -98,11 +98,11 @@ impl<D: Disk> Store<D> {
         hash
     }
 
-    /// The next step, when that has come: memory is asked for the record.
-    pub fn expect_record(&self, hash: KeyHash) {
-        if let Some(Candidate { position, most_bytes }) = self.index.candidate(hash, 0) {
-            self.disk.expect(self.segments.get(position.slot).file, position.at, most_bytes);
-        }
+    /// The next step, when that has come: memory is asked for the record. Returns how long that is at most, in bytes.
+    pub fn expect_record(&self, hash: KeyHash) -> usize {
+        let Some(Candidate { position, most_bytes }) = self.index.candidate(hash, 0) else { return 0 };
+        self.disk.expect(self.segments.get(position.slot).file, position.at, most_bytes);
+        most_bytes
     }
 
     /// A key's committed value. One system call where the record is in the page cache; where it is not, a read is

@@ -1,12 +1,17 @@
-//! Owns: what the system tells of processes, cores and itself; which core is whose.
-//! Never: what the processes serve.
+//! Owns: what the system tells of processes, cores, files and itself; which core is whose. Each bench uses a part.
+//! Never: what the processes serve, and what the figures are for.
 
-use std::fs;
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::fs::{Advice, fadvise};
+use rustix::process::{Pid, Resource, getrlimit, setrlimit};
 
 /// One core for all server processes, another for the load.
 #[derive(Clone, Copy)]
@@ -18,7 +23,7 @@ pub struct Cores {
 impl Cores {
     /// The last two that this process may use; where there is only one, it is shared, and figures mean little.
     pub fn choose() -> Cores {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = read("/proc/self/status");
         let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("0");
         let cores: Vec<usize> = list.trim().split(',').filter_map(range).flatten().collect();
         let server = *cores.last().unwrap_or(&0);
@@ -38,9 +43,32 @@ impl Cores {
 
     /// What starts a server: pinned, and killed with this process whatever ends it.
     pub fn wrapper(self) -> Vec<String> {
-        let core = self.server.to_string();
-        ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", &core].map(str::to_owned).into()
+        pinned(self.server)
     }
+}
+
+/// The node that is measured has this processor to itself, as far as this bench goes.
+pub const NODES_CORE: usize = 0;
+
+pub fn cores() -> usize {
+    let text = read("/proc/cpuinfo");
+    text.lines().filter(|line| line.starts_with("processor")).count().max(1)
+}
+
+/// Takes this process, and the threads that it will start, away from the node's processor.
+pub fn make_room() {
+    if cores() > 1 {
+        let mine = format!("1-{}", cores() - 1);
+        let pid = std::process::id().to_string();
+        let output = Command::new("taskset").args(["-apc", &mine, &pid]).output();
+        assert!(output.is_ok_and(|output| output.status.success()), "taskset (util-linux) pins to cores");
+    }
+}
+
+/// What a program is to be started with: it stays on this processor and dies with the bench.
+pub fn pinned(core: usize) -> Vec<String> {
+    let core = core.min(cores() - 1).to_string();
+    ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", &core].map(str::to_owned).into()
 }
 
 /// `3` or `0-7`.
@@ -75,13 +103,14 @@ pub struct Reading {
 
 impl Reading {
     pub fn take(pids: &[u32]) -> Reading {
+        let pids: Vec<Pid> = pids.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)).collect();
         let cpus = pids.iter().map(|pid| Cpu::of(*pid));
         Reading {
             at: Instant::now(),
             server: cpus.fold(Cpu::default(), Cpu::plus),
-            own: Cpu::of(std::process::id()),
+            own: Cpu::of(rustix::process::getpid()),
             machine: Machine::now(),
-            resident: pids.iter().map(|pid| resident(*pid)).sum(),
+            resident: pids.iter().map(|pid| anonymous_bytes(*pid)).sum(),
         }
     }
 }
@@ -133,8 +162,8 @@ impl Cpu {
         }
     }
 
-    fn of(pid: u32) -> Cpu {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    fn of(pid: Pid) -> Cpu {
+        let text = of_process(pid, "stat");
         // proc_pid_stat(5). The second field is the program's name in parentheses, which may hold spaces.
         let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
         let us = |number: usize| {
@@ -148,8 +177,8 @@ impl Cpu {
     }
 }
 
-fn threads_run_us(pid: u32) -> Option<f64> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+fn threads_run_us(pid: Pid) -> Option<f64> {
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).ok()?;
     let run_ns = |thread: fs::DirEntry| {
         let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
         text.split_whitespace().next()?.parse::<f64>().ok()
@@ -161,13 +190,56 @@ fn tick_us() -> f64 {
     1e6 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// Resident bytes that are no pages of files (proc_pid_statm(5)): those belong to the page cache, also where a process
-/// maps them.
-fn resident(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: Vec<u64> = text.split_whitespace().skip(1).take(2).filter_map(|pages| pages.parse().ok()).collect();
-    pages.first().zip(pages.get(1)).map_or(0, |(resident, shared)| resident - shared)
-        * rustix::param::page_size() as u64
+/// CPU time of a process so far, user and system, all threads, also those that have ended.
+pub fn cpu_seconds(pid: Pid) -> f64 {
+    let cpu = Cpu::of(pid);
+    (cpu.user_us + cpu.system_us) / 1e6
+}
+
+/// A process's anonymous resident memory, in bytes: what it has allocated. Its files' pages, which it also maps or
+/// reads, belong to the page cache, and the kernel takes them back when somebody else needs the room. 0: it is gone.
+pub fn anonymous_bytes(pid: Pid) -> u64 {
+    field(&of_process(pid, "status"), "RssAnon:").unwrap_or(0) * 1024
+}
+
+/// What a process caused to be read from and written to disks.
+#[derive(Clone, Copy)]
+pub struct Io {
+    pub read_bytes: u64,
+    /// Pages that it made dirty, whole, each time that it made one dirty which was clean.
+    pub write_bytes: u64,
+    /// Bytes that it gave to the kernel to be written, sockets apart.
+    pub given_bytes: u64,
+}
+
+impl Io {
+    pub fn of(pid: Pid) -> Io {
+        let text = of_process(pid, "io");
+        let of = |name| field(&text, name).expect("the process runs, and the kernel counts what it reads and writes");
+        let [read_bytes, write_bytes, given_bytes] = ["read_bytes:", "write_bytes:", "wchar:"].map(of);
+        Io { read_bytes, write_bytes, given_bytes }
+    }
+
+    pub fn since(self, before: Io) -> Io {
+        Io {
+            read_bytes: self.read_bytes - before.read_bytes,
+            write_bytes: self.write_bytes - before.write_bytes,
+            given_bytes: self.given_bytes - before.given_bytes,
+        }
+    }
+}
+
+/// The number behind a line's name.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+fn of_process(pid: Pid, what: &str) -> String {
+    read(&format!("/proc/{}/{what}", pid.as_raw_nonzero()))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
 }
 
 /// The first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal.
@@ -176,7 +248,7 @@ struct Machine([f64; 8]);
 
 impl Machine {
     fn now() -> Machine {
-        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let text = read("/proc/stat");
         let line = text.lines().next().unwrap_or_default();
         let mut ticks = [0.0; 8];
         for (at, field) in line.split_whitespace().skip(1).take(8).enumerate() {
@@ -189,6 +261,50 @@ impl Machine {
     fn since(self, before: Machine) -> (f64, f64, f64) {
         let us = |at: usize| (self.0[at] - before.0[at]) * tick_us();
         ([0, 1, 2, 5, 6].map(us).iter().sum(), us(7), (0..8).map(us).sum())
+    }
+}
+
+/// The share of processor time that the machine's host gave to others.
+pub struct Stolen(Machine);
+
+impl Stolen {
+    pub fn begin() -> Stolen {
+        Stolen(Machine::now())
+    }
+
+    /// Since the beginning.
+    pub fn percent(&self) -> f64 {
+        let (_, stolen, all) = Machine::now().since(self.0);
+        stolen * 100.0 / all.max(1.0)
+    }
+}
+
+/// The files of a directory.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("the directory is there");
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_file()).collect()
+}
+
+/// What a directory's files take on the disk, reserved space included.
+pub fn disk_bytes(dir: &Path) -> u64 {
+    // A file may go while we look.
+    files(dir).iter().filter_map(|path| fs::metadata(path).ok()).map(|data| data.blocks() * 512).sum()
+}
+
+/// Brings the files into the page cache.
+pub fn warm(paths: &[PathBuf]) {
+    for path in paths {
+        let file = File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+        file.expect("a file can be read");
+    }
+}
+
+/// Takes the files out of the page cache (`posix_fadvise`): no others than these, and nobody must be root.
+pub fn evict(paths: &[PathBuf]) {
+    for file in paths.iter().filter_map(|path| File::open(path).ok()) {
+        // Only clean pages go.
+        file.sync_all().expect("a file can be synced");
+        fadvise(&file, 0, None, Advice::DontNeed).expect("a file's pages can be let go");
     }
 }
 
@@ -206,14 +322,28 @@ pub fn first_line(program: &Path, argument: &str) -> String {
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
 }
 
+/// A program's first line about its version; `None`: it is not installed.
+pub fn version(name: &str) -> Option<String> {
+    program(name).map(|program| first_line(&program, "--version"))
+}
+
 /// The machine in a line.
 pub fn describe() -> String {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpus = read("/proc/cpuinfo");
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("unknown processors", |(_, model)| model);
-    let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let memory_gib = field(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0) >> 20;
     let kernel = read("/proc/sys/kernel/osrelease");
     let kernel: Vec<&str> = kernel.split('.').take(2).collect();
-    format!("{cores} cores ({model}), Linux {}", kernel.join("."))
+    let load = read("/proc/loadavg");
+    let load = load.split_whitespace().next().unwrap_or("?");
+    format!("{} cores ({model}), {memory_gib} GiB, Linux {}; load average before: {load}", cores(), kernel.join("."))
+}
+
+/// A command line as it may be kept: paths without the directories, which are this machine's own.
+pub fn without_places(words: impl Iterator<Item = String>) -> String {
+    let names: Vec<String> = words
+        .map(|word| if word.starts_with('/') { word.rsplit('/').next().unwrap_or_default().to_owned() } else { word })
+        .collect();
+    names.join(" ")
 }
