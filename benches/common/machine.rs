@@ -1,7 +1,7 @@
-//! Owns: what the system tells of processes, cores, files and itself; which core is whose. Each bench uses a part.
+//! Owns: what the system tells of processes, cores, files and itself; which core is whose.
 //! Never: what the processes serve, and what the figures are for.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each bench uses a part")]
 
 use std::fs::{self, File};
 use std::io;

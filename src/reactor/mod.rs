@@ -372,7 +372,7 @@ impl<T> Reactor<T> {
 
     /// Writes what was appended, and to the sockets that became writable: directly, until they are full. First to those
     /// that are urgent; to the others at most [`SENT_BYTES`] together: the rest is the next turn's, in the same order.
-    /// `done` hears of each connection that was written to, with its state after it.
+    /// `done` hears of each of them, as it is then.
     pub fn flush_dirty(&mut self, now_ms: u64, is_urgent: impl Fn(&T) -> bool, mut done: impl FnMut(&mut Conn<T>)) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for urgent_ones in [true, false] {

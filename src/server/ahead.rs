@@ -11,7 +11,7 @@ use crate::store::{KeyHash, Store};
 
 /// So many wait at most: what is asked for first must still be in the cache when the last is.
 const MOST: usize = 16;
-/// Fewer, where the records of the last ones were long: what is begun together holds up the turn.
+/// Fewer, where their records are so long together: what is begun at once holds up the turn.
 const MOST_BYTES: usize = 64 << 10;
 
 /// See the module.
@@ -19,15 +19,14 @@ const MOST_BYTES: usize = 64 << 10;
 pub struct Ahead {
     reads: Vec<Read>,
     keys: Vec<u8>,
-    /// The longest record of those that were begun last.
-    longest_bytes: usize,
+    /// How long the records of all but the last are at most.
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Read {
     asked: Asked,
-    /// Set when all are begun.
-    hash: Option<KeyHash>,
+    hash: KeyHash,
     key: Range<usize>,
     condition: Condition,
     stale: bool,
@@ -37,7 +36,7 @@ impl Ahead {
     /// Whether all that wait are to be begun.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.reads.len() >= (MOST_BYTES / self.longest_bytes.max(1)).clamp(1, MOST)
+        self.reads.len() >= MOST || self.bytes >= MOST_BYTES
     }
 
     /// Whether none waits.
@@ -46,25 +45,24 @@ impl Ahead {
         self.reads.is_empty()
     }
 
-    /// Keeps a read.
-    pub fn push(&mut self, asked: Asked, op: &Op<'_>) {
+    /// Keeps a read, and asks memory for the index's part of it.
+    pub fn push<D: Disk>(&mut self, asked: Asked, op: &Op<'_>, store: &Store<D>) {
+        self.expect_last(store);
         let start = self.keys.len();
         self.keys.extend_from_slice(op.key);
-        let key = start..self.keys.len();
-        self.reads.push(Read { asked, hash: None, key, condition: op.condition, stale: op.stale });
+        let (hash, key) = (store.expect(op.key), start..self.keys.len());
+        self.reads.push(Read { asked, hash, key, condition: op.condition, stale: op.stale });
     }
 
-    /// Asks memory for all that they need, step by step: while one waits, so do the others.
-    pub fn expect<D: Disk>(&mut self, store: &Store<D>) {
-        for read in &mut self.reads {
-            read.hash = Some(store.expect(&self.keys[read.key.clone()]));
+    /// Asks memory for the last one's record: its part of the index has come by now, or is waited for.
+    pub fn expect_last<D: Disk>(&mut self, store: &Store<D>) {
+        if let Some(read) = self.reads.last() {
+            self.bytes += store.expect_record(read.hash);
         }
-        let hashes = self.reads.iter().filter_map(|read| read.hash);
-        self.longest_bytes = hashes.map(|hash| store.expect_record(hash)).max().unwrap_or(0);
     }
 
-    /// In the order in which they came.
-    pub fn reads(&self) -> impl Iterator<Item = (Asked, Op<'_>, Option<KeyHash>)> {
+    /// In the order in which they came, with the hashes of their keys.
+    pub fn reads(&self) -> impl Iterator<Item = (Asked, Op<'_>, KeyHash)> {
         self.reads.iter().map(|read| {
             let key = &self.keys[read.key.clone()];
             let op = Op { verb: Verb::Get, key, value: &[], condition: read.condition, stale: read.stale };
@@ -76,5 +74,6 @@ impl Ahead {
     pub fn clear(&mut self) {
         self.reads.clear();
         self.keys.clear();
+        self.bytes = 0;
     }
 }

@@ -255,7 +255,7 @@ impl<D: Disk> Core<D> {
         let wait_until_ms = self.now_ms + self.wait_ms;
         let asked = Asked { ticket, lane, deadline_ms, wait_until_ms, is_confirmed: false };
         if op.verb == Verb::Get && self.my_shard == Some(lane.1) {
-            self.ahead.push(asked, op);
+            self.ahead.push(asked, op, &self.store);
             if self.ahead.is_full() {
                 self.begin_reads(sink);
             }
@@ -271,8 +271,10 @@ impl<D: Disk> Core<D> {
             return;
         }
         let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.expect(&self.store);
-        ahead.reads().for_each(|(asked, op, hash)| self.take(asked, &op, Known { hash, arrived: None }, sink));
+        ahead.expect_last(&self.store);
+        for (asked, op, hash) in ahead.reads() {
+            self.take(asked, &op, Known { hash: Some(hash), arrived: None }, sink);
+        }
         ahead.clear();
         self.ahead = ahead;
     }
@@ -520,6 +522,7 @@ impl<D: Disk> Core<D> {
     /// # Errors
     /// A write or a sync failed: the process must stop.
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<bool, Fatal> {
+        // Their hashes are those of this store, which may be replaced below.
         assert!(self.ahead.is_empty(), "the turn's reads were not begun");
         self.note_syncs();
         self.store.write_turn()?;

@@ -501,7 +501,7 @@ fn judge(
         }
         Role::Client(client) => {
             let phase = client.decoder.phase();
-            let waits_for_us = !client.pipeline.is_empty() || client.is_paused || output_bytes > 0 || has_news;
+            let waits_for_us = !client.pipeline.is_empty() || client.is_paused || output_bytes > 0;
             let request = client.pipeline.pushed();
             if phase != client.phase || request != client.request || waits_for_us {
                 client.phase = phase;
@@ -511,7 +511,8 @@ fn judge(
             }
             let spent_ms = now_ms - client.since_ms;
             match phase {
-                _ if waits_for_us => None,
+                // What it has sent and was not read yet is judged when it was.
+                _ if waits_for_us || has_news => None,
                 Phase::Idle if draining => (request > 0 || spent_ms >= FIRST_MS).then_some(Late::Drained),
                 // The room that it takes is the peers'.
                 _ if client.is_surplus => (spent_ms >= SURPLUS_MS).then_some(Late::Close),

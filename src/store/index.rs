@@ -172,30 +172,17 @@ impl Table {
         if to >= from { to - from } else { to + self.lines.len() - from }
     }
 
-    /// All entries with a fingerprint.
-    fn all(&self, fingerprint: u64) -> impl Iterator<Item = Word> {
-        let home = (!self.lines.is_empty()).then(|| self.home(fingerprint));
-        let lines = std::iter::successors(home, |at| self.lines[*at].is_full().then(|| self.next(*at)));
-        let is_it = move |entry: u64| entry != EMPTY && entry & FINGERPRINT_MASK == fingerprint;
-        lines.flat_map(move |line| {
-            (0..LINE_WORDS).filter(move |word| is_it(self.lines[line].0[*word])).map(move |word| (line, word))
-        })
-    }
-
-    /// The n-th of those: [`Table::all`], on the path of every request.
-    fn nth(&self, fingerprint: u64, mut n: usize) -> Option<u64> {
+    /// The first entry with this fingerprint of which `is_it` says so.
+    fn search(&self, fingerprint: u64, mut is_it: impl FnMut(u64) -> bool) -> Option<Word> {
         if self.lines.is_empty() {
             return None;
         }
         let mut at = self.home(fingerprint);
         loop {
             let line = &self.lines[at];
-            for entry in line.0 {
-                if entry & FINGERPRINT_MASK == fingerprint && entry != EMPTY {
-                    if n == 0 {
-                        return Some(entry);
-                    }
-                    n -= 1;
+            for (word, entry) in line.0.into_iter().enumerate() {
+                if entry & FINGERPRINT_MASK == fingerprint && entry != EMPTY && is_it(entry) {
+                    return Some((at, word));
                 }
             }
             if !line.is_full() {
@@ -207,7 +194,7 @@ impl Table {
 
     /// The entry of the record at this place.
     fn find(&self, fingerprint: u64, locator: u64) -> Option<Word> {
-        self.all(fingerprint).find(|word| is_at(self.at(*word), locator))
+        self.search(fingerprint, |entry| is_at(entry, locator))
     }
 
     fn at(&self, (line, word): Word) -> u64 {
@@ -294,7 +281,14 @@ impl Index {
     /// The n-th record that may be the key's, in no particular order. Nearly always there is at most one.
     #[must_use]
     pub fn candidate(&self, hash: KeyHash, n: usize) -> Option<Candidate> {
-        let entry = self.tables[hash.table()].nth(hash.fingerprint(), n)?;
+        let table = &self.tables[hash.table()];
+        let mut others = n;
+        let word = table.search(hash.fingerprint(), |_| {
+            let is_it = others == 0;
+            others = others.saturating_sub(1);
+            is_it
+        })?;
+        let entry = table.at(word);
         let class = ((entry >> CLASS_SHIFT) & CLASS_MASK) as usize;
         Some(Candidate { position: position_of(entry), most_bytes: CLASSES[class] as usize })
     }

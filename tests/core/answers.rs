@@ -50,6 +50,14 @@ fn a_read_that_was_put_off_still_comes_before_what_its_stream_asked_behind_it() 
     let reads: Vec<Ticket> = (0..100).map(|n| world.submit(n % 3, &op(Verb::Get, &mine[0], ""))).collect();
     let unanswered = reads.iter().filter(|read| world.answer_of(**read).is_none()).count();
     assert!((1..50).contains(&unanswered), "only some wait: {unanswered}");
+    let long = world.ask(4, &op(Verb::Set, &mine[1], &"x".repeat(100_000)));
+    world.settle();
+    assert!(world.answer_of(long).is_some());
+    for n in 0..10 {
+        world.submit(n % 3, &op(Verb::Get, &mine[1], ""));
+        assert!(world.core.is_idle() == (n % 2 == 1), "two of long records, and no more, are begun together: {n}");
+    }
+    world.heard.answers.retain(|(ticket, _)| reads.contains(ticket));
     let delete = world.submit(5, &op(Verb::Delete, &mine[0], ""));
     world.settle();
     let order: Vec<Ticket> = world.heard.answers.iter().map(|(ticket, _)| *ticket).collect();
