@@ -34,12 +34,12 @@ pub fn run(options: &Options, report: &mut Report) {
     let first = options.keys / 20;
     let bench = Bench::start(first);
     report.line(&format!(
-        "  peak: {:.0} GETs/s; {:.0} writes/s, of which a quarter goes on beside the GETs",
+        "  peak: {:.0} GETs/s; {:.0} writes/s, of which an eighth goes on beside the GETs",
         bench.reads * 2,
-        bench.writes * 4
+        bench.writes * 8
     ));
     report.line(
-        "                               p50 us   p99 us   p99.9 us   longest turn, us of CPU (phases: on the wall)",
+        "                               p50 us   p99 us   p99.9 us   longest turn, us of CPU: median second, all (its phases: on the wall)",
     );
     let quiet = bench.watch(report, "quiet", |_| thread::sleep(WINDOW));
     let compaction = bench.watch(report, "compaction", |bench| bench.compact(first));
@@ -61,7 +61,7 @@ pub fn run(options: &Options, report: &mut Report) {
 /// What was seen while something went on.
 struct Seen {
     latency_us: f64,
-    longest_us: f64,
+    turns: Turns,
     stolen_percent: f64,
 }
 
@@ -74,16 +74,40 @@ impl Seen {
     }
 
     fn judge_turn(&self, report: &mut Report, what: &str) {
-        let (value, target) = (self.longest_us / 1e3, Target::AtMost(2.0));
-        let (what, stolen_percent) = (format!("longest turn: {what}"), self.stolen_percent);
-        report.verdict(Verdict { row: 9, what, value, unit: "ms", target, stolen_percent });
+        let target = Target::AtMost(2.0);
+        for (which, us) in
+            [("longest turn", self.turns.longest_us), ("longest of the median second", self.turns.median_us)]
+        {
+            let (what, stolen_percent) = (format!("{which}: {what}"), self.stolen_percent);
+            report.verdict(Verdict { row: 9, what, value: us / 1e3, unit: "ms", target, stolen_percent });
+        }
+    }
+}
+
+/// The longest turns of some seconds. What the host of a virtual machine takes from a turn counts as the turn's: it shows
+/// in the longest of all, not in most seconds' longest.
+struct Turns {
+    longest_us: f64,
+    phases: String,
+    median_us: f64,
+}
+
+impl Turns {
+    /// Those that a part of a log tells of.
+    fn told_by(log: &str) -> Turns {
+        let told = log.lines().filter_map(|line| line.split_once("the longest took ")?.1.split_once(" us of CPU"));
+        let mut turns: Vec<(f64, &str)> = told.filter_map(|(us, rest)| Some((us.parse().ok()?, rest))).collect();
+        turns.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let (longest_us, rest) = *turns.last().expect("the log tells of turns");
+        let phases = rest.rsplit_once(": ").map_or("", |(_, phases)| phases).to_owned();
+        Turns { longest_us, phases, median_us: turns[turns.len() / 2].0 }
     }
 }
 
 struct Bench {
     cluster: Cluster,
     first: u64,
-    /// Half of the peak of GETs, and a quarter of that of writes, a second.
+    /// Half of the peak of GETs, and an eighth of that of writes, a second.
     reads: u64,
     writes: u64,
 }
@@ -106,7 +130,7 @@ impl Bench {
         node::fill(&cluster, 0, first);
         let reads = load::for_a_time(gets(&cluster, first, Pace::Closed(1)), PEAK);
         let writes = load::for_a_time(node::writes(&cluster, Keys::uniform(first)), PEAK);
-        let (reads, writes) = ((reads.rate() / 2.0) as u64, (writes.rate() / 4.0) as u64);
+        let (reads, writes) = ((reads.rate() / 2.0) as u64, (writes.rate() / 8.0) as u64);
         Bench { cluster, first, reads, writes }
     }
 
@@ -122,9 +146,9 @@ impl Bench {
         let stolen_percent = stolen.percent();
         thread::sleep(TOLD);
         let latency_us = outcome.percentile_us(99.9);
-        let (longest_us, phases) = longest_turn(&self.cluster.log(0)[log_bytes..]);
-        let seen = Seen { latency_us, longest_us, stolen_percent };
-        tell(report, what, Some(&outcome), &seen, &phases);
+        let turns = Turns::told_by(&self.cluster.log(0)[log_bytes..]);
+        let seen = Seen { latency_us, turns, stolen_percent };
+        tell(report, what, Some(&outcome), &seen);
         seen
     }
 
@@ -135,9 +159,9 @@ impl Bench {
         let stolen = Stolen::begin();
         goes_on(self);
         thread::sleep(TOLD);
-        let (longest_us, phases) = longest_turn(&self.cluster.log(0)[log_bytes..]);
-        let seen = Seen { latency_us: f64::NAN, longest_us, stolen_percent: stolen.percent() };
-        tell(report, what, None, &seen, &phases);
+        let turns = Turns::told_by(&self.cluster.log(0)[log_bytes..]);
+        let seen = Seen { latency_us: f64::NAN, turns, stolen_percent: stolen.percent() };
+        tell(report, what, None, &seen);
         seen
     }
 
@@ -191,22 +215,17 @@ fn gets(cluster: &Cluster, keys: u64, pace: Pace) -> Plan {
     node::plan(cluster, Call::Get, Keys::uniform(keys), CONNECTIONS, pace)
 }
 
-fn tell(report: &mut Report, what: &str, gets: Option<&Outcome>, seen: &Seen, phases: &str) {
+fn tell(report: &mut Report, what: &str, gets: Option<&Outcome>, seen: &Seen) {
     let stolen = seen.stolen_percent;
     let percentile = |percentile| gets.map_or("-".to_owned(), |gets| format!("{:.0}", gets.percentile_us(percentile)));
     let [p50, p99, p999] = [50.0, 99.0, 99.9].map(percentile);
-    let (longest, mark) = (seen.longest_us, crate::report::mark(stolen));
-    report.line(&format!("  {what:<27} {p50:>8} {p99:>8} {p999:>10}   {longest:>6.0}{mark} ({phases})"));
-    report.round("turn", &format!("{what}: longest turn"), 0, longest, "us", stolen);
+    let (Turns { longest_us, median_us, phases }, mark) = (&seen.turns, crate::report::mark(stolen));
+    report.line(&format!(
+        "  {what:<27} {p50:>8} {p99:>8} {p999:>10}   {median_us:>6.0} {longest_us:>8.0}{mark} ({phases})"
+    ));
+    report.round("turn", &format!("{what}: longest turn"), 0, *longest_us, "us", stolen);
+    report.round("turn", &format!("{what}: longest turn of the median second"), 0, *median_us, "us", stolen);
     if gets.is_some() {
         report.round("turn", &format!("{what}: GET p99.9"), 0, seen.latency_us, "us", stolen);
     }
-}
-
-/// The longest turn that a part of a log tells of, in microseconds, and its phases.
-fn longest_turn(log: &str) -> (f64, String) {
-    let told = log.lines().filter_map(|line| line.split_once("the longest took ")?.1.split_once(" us of CPU"));
-    let turns = told.filter_map(|(us, rest)| Some((us.parse::<f64>().ok()?, rest)));
-    let longest = turns.max_by(|one, other| one.0.total_cmp(&other.0)).expect("the log tells of turns");
-    (longest.0, longest.1.rsplit_once(": ").map_or("", |(_, phases)| phases).to_owned())
 }
