@@ -237,13 +237,13 @@ fn what_compaction_has_saved_up_is_spent_over_several_turns() {
         busy_turn(&mut driver);
     }
     let [mut longest, mut before] = [0, 0];
-    for n in 0..1000 {
+    for n in 0..1200 {
         assert!(driver.write(set(n * 37 % 500 * 2, 4000)).unwrap());
         busy_turn(&mut driver);
         let copied = driver.store().stats().compacted_bytes;
         (longest, before) = (longest.max(copied - before), copied);
     }
-    assert!(before > 1 << 20 && longest < 400 << 10, "{before} bytes were copied, {longest} in one turn");
+    assert!(before > 1 << 20 && longest < 128 << 10, "{before} bytes were copied, {longest} in one turn");
 }
 
 #[test]
@@ -263,6 +263,32 @@ fn idle_turns_compact_what_is_left_to_do() {
     }
     let after = driver.store().stats();
     assert!(after.compactions > 0 && after.log_bytes < before.log_bytes && more > 3, "{before:?} {after:?} {more}");
+}
+
+/// With one processor for both, compaction in turn after turn kept the sync's thread from it: where a sync takes 0.4 ms, each
+/// took 5, for as long as there was something to compact.
+#[test]
+fn compaction_leaves_the_processor_to_a_sync_that_is_waited_for() {
+    let options = Options { compact_dead_percent: 45, ..Load::default().options };
+    let mut driver = opened(Load { options, keys: 200, ..Load::default() });
+    driver.run(150).unwrap();
+    driver.settle().unwrap();
+    driver.kill();
+    driver.load.options.compact_dead_percent = 5;
+    driver.open().unwrap();
+    driver.poll().unwrap();
+    for is_begun in [false, true] {
+        driver.store().hold_syncs(!is_begun);
+        assert!(driver.write(set(0, 100)).unwrap());
+        driver.store().write_turn().unwrap();
+        let syncs = driver.store().syncs();
+        assert_eq!(syncs.started - syncs.completed, u64::from(is_begun));
+        let before = driver.store().stats().compacted_bytes;
+        assert!((0..10).all(|_| !driver.store().background(1 << 20).unwrap()));
+        assert_eq!(driver.store().stats().compacted_bytes, before);
+    }
+    driver.settle().unwrap();
+    assert!(driver.store().stats().compactions > 0);
 }
 
 /// A copy that comes back and lacks the deletion would keep the key: the floor says that it must begin anew.

@@ -36,10 +36,12 @@ const ACCEPTS_PER_TURN: usize = 64;
 const BACKLOG: i32 = 4096;
 /// How much a read asks for, and at most where a larger body is on its way.
 const READ_BYTES: usize = 64 * 1024;
-const READ_LARGE_BYTES: usize = 1024 * 1024;
+const READ_LARGE_BYTES: usize = 256 * 1024;
 /// How much a turn writes to connections that are not urgent: where many take large answers, the others wait for no more
 /// than this.
-const SENT_BYTES: usize = 1024 * 1024;
+const SENT_BYTES: usize = 512 * 1024;
+/// The same for each one that is urgent.
+const SENT_URGENT_BYTES: usize = 256 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
 const MOVED_BYTES: usize = 4 * 1024;
@@ -371,12 +373,13 @@ impl<T> Reactor<T> {
     }
 
     /// Writes what was appended, and to the sockets that became writable: directly, until they are full. First to those
-    /// that are urgent; to the others at most [`SENT_BYTES`] together: the rest is the next turn's, in the same order.
+    /// that are urgent, at most [`SENT_URGENT_BYTES`] to each; to the others at most [`SENT_BYTES`] together: the rest is
+    /// the next turn's, in the same order.
     /// `done` hears of each of them, as it is then.
     pub fn flush_dirty(&mut self, now_ms: u64, is_urgent: impl Fn(&T) -> bool, mut done: impl FnMut(&mut Conn<T>)) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for urgent_ones in [true, false] {
-            let mut room = if urgent_ones { usize::MAX } else { SENT_BYTES };
+            let mut room = SENT_BYTES;
             dirty.retain(|id| {
                 let Some(conn) = lookup(&mut self.conns, *id) else { return false };
                 if urgent_ones && !is_urgent(&conn.state) {
@@ -386,6 +389,9 @@ impl<T> Reactor<T> {
                 if conn.is_doomed {
                     conn.is_dirty = false;
                     return false;
+                }
+                if urgent_ones {
+                    room = SENT_URGENT_BYTES;
                 }
                 if room > 0 {
                     room -= conn.flush(now_ms, room, &mut self.calls);

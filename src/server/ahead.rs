@@ -1,8 +1,6 @@
-//! Owns: reads that have come and were not begun, so that memory is asked for what all of them need at once. One after
-//! the other, each would wait for it twice: for the index, and for the record.
+//! Owns: requests that have come and were not begun, so that memory is asked for what all of them need at once. One after
+//! the other, each would wait for it twice: for the index, and for the record that is there.
 //! Never: what becomes of them.
-
-use std::ops::Range;
 
 use super::lane::Asked;
 use crate::op::{Condition, Op, Verb};
@@ -13,67 +11,81 @@ use crate::store::{KeyHash, Store};
 const MOST: usize = 16;
 /// Fewer, where their records are so long together: what is begun at once holds up the turn.
 const MOST_BYTES: usize = 64 << 10;
+/// A request with a longer value does not wait: copying it would cost more than that saves.
+const MOST_VALUE_BYTES: usize = 1024;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ahead {
-    reads: Vec<Read>,
-    keys: Vec<u8>,
+    waiting: Vec<Waiting>,
+    /// Their keys and values.
+    bytes: Vec<u8>,
     /// How long the records of all but the last are at most.
-    bytes: usize,
+    record_bytes: usize,
 }
 
 #[derive(Debug)]
-struct Read {
+struct Waiting {
     asked: Asked,
     hash: KeyHash,
-    key: Range<usize>,
+    verb: Verb,
     condition: Condition,
     stale: bool,
+    /// In the bytes of all: where its key begins, where its value does, and where that ends.
+    places: [usize; 3],
 }
 
 impl Ahead {
+    /// Whether a request may wait here.
+    #[must_use]
+    pub fn takes(op: &Op<'_>) -> bool {
+        op.value.len() <= MOST_VALUE_BYTES
+    }
+
     /// Whether all that wait are to be begun.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.reads.len() >= MOST || self.bytes >= MOST_BYTES
+        self.waiting.len() >= MOST || self.record_bytes >= MOST_BYTES
     }
 
     /// Whether none waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.reads.is_empty()
+        self.waiting.is_empty()
     }
 
-    /// Keeps a read, and asks memory for the index's part of it.
+    /// Keeps a request, and asks memory for the index's part of it.
     pub fn push<D: Disk>(&mut self, asked: Asked, op: &Op<'_>, store: &Store<D>) {
         self.expect_last(store);
-        let start = self.keys.len();
-        self.keys.extend_from_slice(op.key);
-        let (hash, key) = (store.expect(op.key), start..self.keys.len());
-        self.reads.push(Read { asked, hash, key, condition: op.condition, stale: op.stale });
+        let key_at = self.bytes.len();
+        self.bytes.extend_from_slice(op.key);
+        self.bytes.extend_from_slice(op.value);
+        let places = [key_at, key_at + op.key.len(), self.bytes.len()];
+        let Op { verb, condition, stale, .. } = *op;
+        self.waiting.push(Waiting { asked, hash: store.expect(op.key), verb, condition, stale, places });
     }
 
     /// Asks memory for the last one's record: its part of the index has come by now, or is waited for.
     pub fn expect_last<D: Disk>(&mut self, store: &Store<D>) {
-        if let Some(read) = self.reads.last() {
-            self.bytes += store.expect_record(read.hash);
+        if let Some(last) = self.waiting.last() {
+            self.record_bytes += store.expect_record(last.hash);
         }
     }
 
     /// In the order in which they came, with the hashes of their keys.
-    pub fn reads(&self) -> impl Iterator<Item = (Asked, Op<'_>, KeyHash)> {
-        self.reads.iter().map(|read| {
-            let key = &self.keys[read.key.clone()];
-            let op = Op { verb: Verb::Get, key, value: &[], condition: read.condition, stale: read.stale };
-            (read.asked, op, read.hash)
+    pub fn all(&self) -> impl Iterator<Item = (Asked, Op<'_>, KeyHash)> {
+        self.waiting.iter().map(|waiting| {
+            let [key_at, value_at, end] = waiting.places;
+            let (key, value) = (&self.bytes[key_at..value_at], &self.bytes[value_at..end]);
+            let Waiting { asked, hash, verb, condition, stale, .. } = *waiting;
+            (asked, Op { verb, key, value, condition, stale }, hash)
         })
     }
 
     /// Forgets them.
     pub fn clear(&mut self) {
-        self.reads.clear();
-        self.keys.clear();
-        self.bytes = 0;
+        self.waiting.clear();
+        self.bytes.clear();
+        self.record_bytes = 0;
     }
 }

@@ -24,7 +24,7 @@ use crate::node::Barrier;
 use crate::node::copy::{Copy, NotServing};
 use crate::node::directory::Directory;
 use crate::node::registers::Registers;
-use crate::op::{Failure, Op, Outcome, Verb};
+use crate::op::{Failure, Op, Outcome};
 use crate::router::Router;
 use crate::store::disk::{Disk, OpId};
 use crate::store::{Arrived, Event, Fatal, Home, Known, Options, Store};
@@ -81,6 +81,9 @@ pub struct Counters {
     pub without_primary_ns: u64,
 }
 
+/// So long at most a sync waits for more to share it, in nanoseconds.
+const GATHER_NS: u64 = 250_000;
+
 /// What a core starts from, beside its store.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -130,6 +133,8 @@ pub struct Core<D: Disk> {
     pub(super) leaving: Vec<LinkId>,
     /// Nothing else of a client's stream overtakes these: see [`Core::submit`].
     ahead: Ahead,
+    /// See [`Core::gather_for_sync`].
+    gathers_since_ns: u64,
     pub(super) lanes: FnvHashMap<LaneKey, Lane>,
     pub(super) sent: Slab<Sent>,
     pub(super) next_generation: u32,
@@ -208,6 +213,7 @@ impl<D: Disk> Core<D> {
             controls: vec![None; cluster.nodes().len()],
             leaving: Vec::new(),
             ahead: Ahead::default(),
+            gathers_since_ns: 0,
             lanes: FnvHashMap::default(),
             sent: Slab::new(),
             next_generation: 0,
@@ -247,32 +253,32 @@ impl<D: Disk> Core<D> {
         self.copy.at(now.boot_ns);
     }
 
-    /// Takes a request. It is answered through the sink: at once, or when it is due. Reads of this node's shard are begun
-    /// some at a time: at [`Core::begin_reads`], or before the next request of another kind.
+    /// Takes a request. It is answered through the sink: at once, or when it is due. Requests on this node's shard are begun
+    /// some at a time, in the order in which they came: at [`Core::begin_all`], or before one that may not wait.
     pub fn submit(&mut self, ticket: Ticket, stream: Stream, op: &Op<'_>, sink: &mut impl Sink) {
         let deadline_ms = self.now_ms + self.answer_ms;
         let lane = (stream, self.router.shard_of(op.key));
         let wait_until_ms = self.now_ms + self.wait_ms;
         let asked = Asked { ticket, lane, deadline_ms, wait_until_ms, is_confirmed: false };
-        if op.verb == Verb::Get && self.my_shard == Some(lane.1) {
+        if self.my_shard == Some(lane.1) && Ahead::takes(op) {
             self.ahead.push(asked, op, &self.store);
             if self.ahead.is_full() {
-                self.begin_reads(sink);
+                self.begin_all(sink);
             }
         } else {
-            self.begin_reads(sink);
+            self.begin_all(sink);
             self.take(asked, op, Known::default(), sink);
         }
     }
 
-    /// Begins the reads that were put off. To be called when all of a turn's requests were submitted.
-    pub fn begin_reads(&mut self, sink: &mut impl Sink) {
+    /// Begins the requests that were put off. To be called when all of a turn's requests were submitted.
+    pub fn begin_all(&mut self, sink: &mut impl Sink) {
         if self.ahead.is_empty() {
             return;
         }
         let mut ahead = std::mem::take(&mut self.ahead);
         ahead.expect_last(&self.store);
-        for (asked, op, hash) in ahead.reads() {
+        for (asked, op, hash) in ahead.all() {
             self.take(asked, &op, Known { hash: Some(hash), arrived: None }, sink);
         }
         ahead.clear();
@@ -523,8 +529,9 @@ impl<D: Disk> Core<D> {
     /// A write or a sync failed: the process must stop.
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<bool, Fatal> {
         // Their hashes are those of this store, which may be replaced below.
-        assert!(self.ahead.is_empty(), "the turn's reads were not begun");
+        assert!(self.ahead.is_empty(), "the turn's requests were not begun");
         self.note_syncs();
+        self.gather_for_sync();
         self.store.write_turn()?;
         self.fan_out(sink);
         let end = self.store.end();
@@ -545,7 +552,33 @@ impl<D: Disk> Core<D> {
         self.acknowledge(sink);
         self.release(sink);
         self.go_on_handing_over(sink);
-        Ok(more || self.store.end() != end)
+        let gathers = self.is_gathering();
+        Ok(more || gathers || self.store.end() != end)
+    }
+
+    /// Whoever is answered asks again a moment later, and what comes together shares a sync: so the next one begins in a turn
+    /// in which nothing came, or [`GATHER_NS`] after the last one ended or was not needed.
+    fn gather_for_sync(&mut self) {
+        let syncs = self.store.syncs();
+        let is_under_way = syncs.started > syncs.completed;
+        let comes_more = self.store.unwritten_bytes() > 0 && self.now_ns < self.gathers_since_ns + GATHER_NS;
+        self.store.hold_syncs(is_under_way || comes_more);
+    }
+
+    /// Whether a sync waits for the next turn.
+    fn is_gathering(&mut self) -> bool {
+        let is_due = self.store.sync_is_due();
+        if !is_due || self.store.syncs().completed != self.sync_seen.0 {
+            self.gathers_since_ns = self.now_ns;
+        }
+        is_due
+    }
+
+    /// Bytes of records that the next [`Core::flush`] writes.
+    #[must_use]
+    pub fn unwritten_bytes(&self) -> usize {
+        let fresh = self.follow.fresh.as_ref().map_or(0, |fresh| fresh.store.unwritten_bytes());
+        self.store.unwritten_bytes() + fresh
     }
 
     /// Answers what has met its barrier.

@@ -20,9 +20,8 @@ use crate::wire::{self, Ack, Append, Beacon, Following, Message};
 const WINDOW_BYTES: usize = 16 << 20;
 /// A link with more than this queued is sent no further records.
 const QUEUE_BYTES: usize = 4 << 20;
-/// The log is read in pieces of this many bytes, and at most so many in a turn: catching up must leave the others room.
-const PIECE_BYTES: usize = 256 << 10;
-const PIECES_A_TURN: usize = 2;
+/// The log is read in pieces of this many bytes, one for each copy in a turn: catching up must leave the others room.
+const PIECE_BYTES: usize = 128 << 10;
 /// How long a handover may take before it is given up.
 const HANDOVER_MS: u64 = 1_000;
 /// A primary that is told to stop waits so long to see whether the other copies are, too.
@@ -224,61 +223,58 @@ impl<D: Disk> Core<D> {
 
     /// Sends what copies lack, from the log. Returns whether more can be sent at once.
     pub(super) fn catch_up(&mut self, sink: &mut impl Sink) -> bool {
-        let (epoch, now_ns) = (self.copy.epoch(), self.now_ns);
         self.lead.has_read = false;
         let mut more = false;
         for node in self.others() {
-            if self.lead.unfillable.contains(&node) {
-                continue;
-            }
-            for _ in 0..PIECES_A_TURN {
-                let Some(leading) = self.copy.leading_mut() else { return false };
-                let committed = leading.committed;
-                let Some(follower) = leading.followers.get(node).filter(|f| f.sent < self.store.end()) else { break };
-                let Some(link) = follower.streaming() else { break };
-                let (under_way, room_bytes) = (follower.under_way_bytes, follower.room_bytes);
-                let piece = PIECE_BYTES.min(self.options.segment_bytes as usize / 16);
-                let room = window(under_way, room_bytes).min(piece);
-                if room == 0 || sink.queued_bytes(link) > QUEUE_BYTES {
-                    break;
-                }
-                let after = follower.sent;
-                let cursor = self.lead.cursors.entry(node).or_insert_with(|| self.store.log_cursor(after));
-                if cursor.after() != after {
-                    *cursor = self.store.log_cursor(after);
-                }
-                self.lead.scratch.clear();
-                let before = cursor.clone();
-                match self.store.read_log(cursor, room, &mut self.lead.scratch) {
-                    LogRead::Read { upto } if upto > after => {
-                        let records = &self.lead.scratch;
-                        let fits = records.len() <= window(under_way, room_bytes)
-                            || (under_way == 0 && records.len() as u64 <= room_bytes);
-                        if !fits {
-                            // One record that is longer than the room: it waits until there is.
-                            *cursor = before;
-                            if under_way == 0 {
-                                leading.followers.on_full(node, now_ns);
-                            }
-                            break;
-                        }
-                        sink.send(link, &Message::Append(Append { epoch, after, committed, records }));
-                        leading.followers.sent(node, upto, records.len(), now_ns);
-                        more = true;
-                    }
-                    LogRead::Read { .. } => {
-                        more = true;
-                        break;
-                    }
-                    LogRead::Corrupt => {
-                        self.note_unfillable(node);
-                        break;
-                    }
-                    LogRead::Cold(_) | LogRead::Busy | LogRead::End => break,
-                }
-            }
+            more |= !self.lead.unfillable.contains(&node) && self.send_piece(node, sink);
         }
         more
+    }
+
+    /// Sends a copy the next piece of the log. Returns whether there may be another at once.
+    fn send_piece(&mut self, node: NodeId, sink: &mut impl Sink) -> bool {
+        let (epoch, now_ns, end) = (self.copy.epoch(), self.now_ns, self.store.end());
+        let Some(leading) = self.copy.leading_mut() else { return false };
+        let committed = leading.committed;
+        let Some(follower) = leading.followers.get(node).filter(|f| f.sent < end) else { return false };
+        let Some(link) = follower.streaming() else { return false };
+        let (under_way, room_bytes) = (follower.under_way_bytes, follower.room_bytes);
+        let piece = PIECE_BYTES.min(self.options.segment_bytes as usize / 16);
+        let room = window(under_way, room_bytes).min(piece);
+        if room == 0 || sink.queued_bytes(link) > QUEUE_BYTES {
+            return false;
+        }
+        let after = follower.sent;
+        let cursor = self.lead.cursors.entry(node).or_insert_with(|| self.store.log_cursor(after));
+        if cursor.after() != after {
+            *cursor = self.store.log_cursor(after);
+        }
+        self.lead.scratch.clear();
+        let before = cursor.clone();
+        match self.store.read_log(cursor, room, &mut self.lead.scratch) {
+            LogRead::Read { upto } if upto > after => {
+                let records = &self.lead.scratch;
+                let fits = records.len() <= window(under_way, room_bytes)
+                    || (under_way == 0 && records.len() as u64 <= room_bytes);
+                if !fits {
+                    // One record that is longer than the room: it waits until there is.
+                    *cursor = before;
+                    if under_way == 0 {
+                        leading.followers.on_full(node, now_ns);
+                    }
+                    return false;
+                }
+                sink.send(link, &Message::Append(Append { epoch, after, committed, records }));
+                leading.followers.sent(node, upto, records.len(), now_ns);
+                true
+            }
+            LogRead::Read { .. } => true,
+            LogRead::Corrupt => {
+                self.note_unfillable(node);
+                false
+            }
+            LogRead::Cold(_) | LogRead::Busy | LogRead::End => false,
+        }
     }
 
     /// A copy lacks what cannot be read any more. (Where that is only just found, another copy may lead.)

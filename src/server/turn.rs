@@ -40,6 +40,9 @@ const BACKGROUND_BYTES: u64 = 128 * 1024;
 /// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
 /// next one. What follows from what was read takes longer than the reading: sending, the store.
 const READ_NS: u64 = 300_000;
+/// After so many bytes of records the rest of a reading is the next turn's, too: they are still to be written and sent,
+/// and compaction works in proportion to them.
+const READ_RECORD_BYTES: usize = 512 << 10;
 /// How long a connection above the limit may take to show that it is a peer's, in milliseconds.
 const SURPLUS_MS: u64 = 1_000;
 /// A body gets this long before its rate counts, in milliseconds.
@@ -62,6 +65,8 @@ pub struct Server {
     pub(super) woke_ns: u64,
     /// See [`READ_NS`].
     reads_until_ns: u64,
+    /// See [`READ_RECORD_BYTES`].
+    reads_until_bytes: usize,
     pub(super) date: DateCache,
     pub(super) scratch: super::api::Scratch,
     pub(super) identity: super::link::Identity,
@@ -132,6 +137,7 @@ impl Server {
             now,
             woke_ns: now.boot_ns,
             reads_until_ns: now.boot_ns,
+            reads_until_bytes: 0,
             date: DateCache::new(now.wall_ms / 1_000),
             scratch: super::api::Scratch::default(),
             identity,
@@ -185,6 +191,7 @@ impl Server {
         // Links before clients: a flood of requests must not delay a beacon or an answer of a peer.
         for is_urgent in [true, false] {
             self.reads_until_ns = self.now.boot_ns + READ_NS;
+            self.reads_until_bytes = self.core.unwritten_bytes() + READ_RECORD_BYTES;
             while !self.has_read_enough()
                 && let Some(id) = self.reactor.next_ready(is_urgent)
             {
@@ -195,7 +202,7 @@ impl Server {
             }
         }
         let (core, mut out) = self.core_and_sink();
-        core.begin_reads(&mut out);
+        core.begin_all(&mut out);
         if ready.accept || self.reactor.accept_is_paused() {
             self.accept();
         }
@@ -238,7 +245,7 @@ impl Server {
 
     /// Whether the rest is the next turn's.
     pub(super) fn has_read_enough(&self) -> bool {
-        self.now.boot_ns >= self.reads_until_ns
+        self.now.boot_ns >= self.reads_until_ns || self.core.unwritten_bytes() >= self.reads_until_bytes
     }
 
     /// Reads the clocks: after the sockets, never before, so that no answer is judged by a moment that lies before its

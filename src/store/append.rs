@@ -116,6 +116,8 @@ pub(super) struct Log {
     /// The last mark that was written.
     pub marked: Mark,
     pub syncing: Option<Syncing>,
+    /// See [`Store::hold_syncs`].
+    pub syncs_are_held: bool,
     pub syncs: SyncProgress,
 }
 
@@ -138,6 +140,7 @@ impl Log {
             epoch,
             marked: Mark { last: end, synced: end, committed },
             syncing: None,
+            syncs_are_held: false,
             syncs: SyncProgress::default(),
         }
     }
@@ -271,6 +274,12 @@ impl<D: Disk> Store<D> {
     #[must_use]
     pub fn staged_bytes(&self) -> &[u8] {
         &self.log.buffer
+    }
+
+    /// How many bytes the next [`Store::write_turn`] writes.
+    #[must_use]
+    pub fn unwritten_bytes(&self) -> usize {
+        if self.log.is_written { 0 } else { self.log.buffer.len() }
     }
 
     /// Whether a record of this many bytes can be taken; moves on to the next segment where the active one is full.

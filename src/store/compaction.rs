@@ -9,7 +9,7 @@
 //! either holds no dead record at all, or was compacted when the tombstone was committed already (`purged`). Before
 //! the first is dropped, `tombstone_floor` is durable.
 
-use super::disk::{Disk, Done};
+use super::disk::{Disk, Done, Lane};
 use super::hint::{ENTRY_BYTES, HINT_FIXED_BYTES, HintBuilder};
 use super::index::{KeyHash, Position};
 use super::overlay::{Indexed, Prior};
@@ -22,13 +22,15 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 
 /// Read at a time, in bytes.
-const CHUNK_BYTES: u64 = 128 << 10;
+const CHUNK_BYTES: u64 = 64 << 10;
+/// What was copied is synced whenever it is so much: the log's own syncs, which answers wait for, queue behind it.
+const SYNC_BYTES: u64 = 1 << 20;
 /// Bytes of input that may be worked through for each byte that is appended or superseded, whichever are more. At the
 /// default of 40 % dead, 2.5 would keep up; the rest is for tombstones, which take a second pass over what is older.
 const CREDIT: u64 = 6;
 /// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up.
 const SLICE: u64 = 3;
-const LEAST_SLICE_BYTES: u64 = 2 * CHUNK_BYTES;
+const LEAST_SLICE_BYTES: u64 = CHUNK_BYTES;
 /// The longest run of segments that becomes one.
 const LONGEST_RUN: usize = 64;
 /// What a file takes besides its records.
@@ -96,6 +98,8 @@ enum Step {
     Reading,
     /// The chunk has come.
     Arrived(Vec<u8>),
+    /// What was copied is being synced.
+    Syncing,
     Installing,
 }
 
@@ -117,6 +121,8 @@ struct Work {
     asked: usize,
     chunk: Vec<u8>,
     copied: Vec<u8>,
+    /// Bytes that were written and not synced.
+    unsynced: u64,
     moves: Vec<Move>,
     hint: HintBuilder,
 }
@@ -210,15 +216,19 @@ fn sweep(segments: &[&Segment], file_bytes: u64, hold: Lsn) -> Option<Choice> {
 }
 
 impl<D: Disk> Store<D> {
-    /// Goes on with compaction, if there is any to do, through at most about `budget_bytes` of old segments, and with
-    /// what [`Store::commit`] left to do: for turns with nothing else to do. `true`: there is more to do at once. `false`: nothing, or the disk is waited
-    /// for, which [`Store::poll`] learns of.
+    /// Goes on with what [`Store::commit`] left to do, and, unless a sync of the log is waited for, with compaction, if there
+    /// is any to do, through at most about `budget_bytes` of old segments. `true`: there is more to do at once. `false`:
+    /// nothing, or the disk is waited for, which [`Store::poll`] learns of.
     ///
     /// # Errors
     /// Where a write or sync failed, now or before.
     pub fn background(&mut self, budget_bytes: u64) -> Result<bool, Fatal> {
         self.check()?;
         let commits_more = self.advance_commit();
+        // Somebody waits for the sync, whose thread may have to share the processor with this one.
+        if self.log.syncing.is_some() || self.sync_is_due() {
+            return Ok(commits_more);
+        }
         self.compact(budget_bytes).map(|(_, more)| more || commits_more).map_err(|fatal| self.fail(fatal))
     }
 
@@ -330,6 +340,7 @@ impl<D: Disk> Store<D> {
             asked: 0,
             chunk: Vec::new(),
             copied: Vec::new(),
+            unsynced: 0,
             moves: Vec::new(),
             hint: HintBuilder::default(),
         }))
@@ -339,7 +350,7 @@ impl<D: Disk> Store<D> {
     fn work(&mut self, work: &mut Work) -> Result<Option<u64>, Fatal> {
         match &mut work.step {
             Step::Floor(id) if self.small.persisted < *id => Ok(None),
-            Step::Reading | Step::Installing => Ok(None),
+            Step::Reading | Step::Syncing | Step::Installing => Ok(None),
             Step::Floor(_) => {
                 work.step = Step::Copy;
                 Ok(Some(0))
@@ -353,6 +364,12 @@ impl<D: Disk> Store<D> {
                     self.input_ends(work);
                 }
                 Ok(Some(copied))
+            }
+            Step::Copy if work.unsynced >= SYNC_BYTES => {
+                let op = self.disk.start_sync(Lane::Background, self.segments.get(work.output).file);
+                self.start(op, Purpose::Compact);
+                (work.unsynced, work.step) = (0, Step::Syncing);
+                Ok(None)
             }
             Step::Copy => self.read_on(work),
         }
@@ -484,6 +501,7 @@ impl<D: Disk> Store<D> {
             written.map_err(|e| Fatal::new("writing a compacted segment", &e))?;
         }
         self.compactor.copied_bytes += work.copied.len() as u64;
+        work.unsynced += work.copied.len() as u64;
         work.copied.clear();
         for Move { hash, old, new } in work.moves.drain(..) {
             self.index.replace(hash, old, new.position, new.bytes as usize);
@@ -502,14 +520,13 @@ impl<D: Disk> Store<D> {
         let seal = Seal { first, last, end, committed: self.log.committed };
         let written = self.disk.write(file, Seal::AT, &[IoSlice::new(&seal.encode(head.salt))]);
         written.map_err(|e| Fatal::new("writing a compacted segment", &e))?;
-        let lane = super::disk::Lane::Background;
-        let op = self.disk.start_install(lane, file, &head.seq.temporary_name(), &head.seq.log_name());
+        let op = self.disk.start_install(Lane::Background, file, &head.seq.temporary_name(), &head.seq.log_name());
         self.start(op, Purpose::Compact);
         work.step = Step::Installing;
         Ok(())
     }
 
-    /// The read or the installation that compaction waited for is done.
+    /// The read, the sync or the installation that compaction waited for is done.
     pub(super) fn compaction_went_on(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
         let Some(mut work) = self.compactor.work.take() else {
             return Ok(());
@@ -517,6 +534,12 @@ impl<D: Disk> Store<D> {
         if matches!(work.step, Step::Installing) {
             result.map_err(|e| Fatal::new("installing a compacted segment", &e))?;
             return self.installed(work);
+        }
+        if matches!(work.step, Step::Syncing) {
+            result.map_err(|e| Fatal::new("syncing a compacted segment", &e))?;
+            work.step = Step::Copy;
+            self.compactor.work = Some(work);
+            return Ok(());
         }
         let reason = match result {
             Ok(Done::Read(bytes)) if !bytes.is_empty() => {

@@ -15,9 +15,9 @@ use std::collections::VecDeque;
 use std::io;
 
 /// Read at a time, in bytes.
-const CHUNK_BYTES: u64 = 256 << 10;
+const CHUNK_BYTES: u64 = 128 << 10;
 /// The most that one call passes over, in bytes, on the way to the first record.
-const SLICE_BYTES: usize = 1 << 20;
+const SLICE_BYTES: usize = 256 << 10;
 /// Cold reads that have come and were not asked for yet; one that is given up for a newer one is read again.
 const MOST_ARRIVED: usize = 16;
 

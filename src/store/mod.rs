@@ -474,6 +474,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// Where a write or sync failed, now or before.
     pub fn close(mut self) -> Result<(), Fatal> {
+        self.hold_syncs(false);
         self.write_turn()?;
         self.settle()?;
         self.mark_idle()?;

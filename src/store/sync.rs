@@ -18,11 +18,23 @@ pub(super) enum Syncing {
 }
 
 impl<D: Disk> Store<D> {
+    /// While they are held, no sync of the log begins: more is expected that may share it.
+    pub fn hold_syncs(&mut self, is_held: bool) {
+        self.log.syncs_are_held = is_held;
+    }
+
+    /// Whether a sync of the log would begin if they were not held.
+    #[must_use]
+    pub fn sync_is_due(&self) -> bool {
+        let is_active_due = || self.log.durable < self.log.written || self.segments.get(self.log.active).mark_unsynced;
+        self.log.syncing.is_none() && (self.log.previous.is_some() || is_active_due())
+    }
+
     /// Starts the sync that is due, if none is under way. The previous segment goes first: its records, then its
     /// seal; only then is the active one synced for the first time, so that recovery, which trusts nothing behind
     /// the first unsealed segment's end, has lost nothing that was durable.
     pub(super) fn advance_sync(&mut self) -> Result<(), Fatal> {
-        if self.log.syncing.is_some() {
+        if self.log.syncing.is_some() || self.log.syncs_are_held {
             return Ok(());
         }
         let (file, syncing) = match self.log.previous {

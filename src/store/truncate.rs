@@ -45,6 +45,7 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         let durable_before = self.log.durable;
+        self.hold_syncs(false);
         self.write_turn()?;
         self.settle()?;
         if to < self.log.end && self.health.is_none() {

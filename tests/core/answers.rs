@@ -34,9 +34,9 @@ fn others_read_the_committed_value_at_once_and_a_stream_reads_its_own_writes() {
     assert_eq!(world.answer_of(third), Some("Replaced(Lsn(3))"));
 }
 
-/// Reads are put off for a moment, to be begun together.
+/// Requests are put off for a moment, to be begun together.
 #[test]
-fn a_read_that_was_put_off_still_comes_before_what_its_stream_asked_behind_it() {
+fn requests_that_were_put_off_are_begun_in_the_order_in_which_they_came() {
     let mut world = World::alone();
     let (mine, _) = keys(&world);
     world.ask(1, &op(Verb::Set, &mine[0], "old"));
@@ -44,21 +44,21 @@ fn a_read_that_was_put_off_still_comes_before_what_its_stream_asked_behind_it() 
     let read = world.submit(1, &op(Verb::Get, &mine[0], ""));
     assert!(world.answer_of(read).is_none() && !world.core.is_idle());
     world.submit(1, &op(Verb::Set, &mine[0], "new"));
-    assert_eq!(world.answer_of(read), Some("old at 1"));
+    let long = world.submit(1, &op(Verb::Set, &mine[1], &"x".repeat(100_000)));
+    assert_eq!(world.answer_of(read), Some("old at 1"), "a long value does not wait, and so the others do not, either");
     world.settle();
+    assert_eq!(world.answer_of(long), Some("Created(Lsn(3))"));
 
     let reads: Vec<Ticket> = (0..100).map(|n| world.submit(n % 3, &op(Verb::Get, &mine[0], ""))).collect();
     let unanswered = reads.iter().filter(|read| world.answer_of(**read).is_none()).count();
     assert!((1..50).contains(&unanswered), "only some wait: {unanswered}");
-    let long = world.ask(4, &op(Verb::Set, &mine[1], &"x".repeat(100_000)));
-    world.settle();
-    assert!(world.answer_of(long).is_some());
+    world.ask(4, &op(Verb::Get, &mine[0], ""));
     for n in 0..10 {
         world.submit(n % 3, &op(Verb::Get, &mine[1], ""));
         assert!(world.core.is_idle() == (n % 2 == 1), "two of long records, and no more, are begun together: {n}");
     }
     world.heard.answers.retain(|(ticket, _)| reads.contains(ticket));
-    let delete = world.submit(5, &op(Verb::Delete, &mine[0], ""));
+    let delete = world.ask(5, &op(Verb::Delete, &mine[0], ""));
     world.settle();
     let order: Vec<Ticket> = world.heard.answers.iter().map(|(ticket, _)| *ticket).collect();
     assert!(order.ends_with(&[reads.as_slice(), &[delete]].concat()), "{order:?}");
@@ -140,13 +140,38 @@ fn a_write_that_the_log_has_no_buffer_for_waits_for_one() {
     assert_eq!(world.core.held_bytes(), 0);
 }
 
+/// At 64 connections a sync was shared by half of them, and each cost more than the answers did.
+#[test]
+fn what_comes_in_turn_after_turn_shares_a_sync_but_does_not_wait_for_long() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    world.settle();
+    let before = world.core.store().syncs().started;
+    let write = |world: &mut World| {
+        world.ask(1, &op(Verb::Set, &mine[0], "v"));
+        let more = world.core.flush(&mut world.heard).unwrap();
+        (more, world.core.store().syncs().started - before)
+    };
+    assert_eq!(write(&mut world), (true, 0), "more may come at once");
+    assert_eq!(write(&mut world), (true, 0));
+    world.turn();
+    assert_eq!(world.core.store().syncs().started, before + 1, "nothing came");
+    world.settle();
+    assert_eq!(write(&mut world), (true, 1));
+    world.pass(1);
+    assert_eq!(write(&mut world), (false, 2), "it has waited long enough");
+    world.settle();
+    world.pass(1);
+    assert_eq!(write(&mut world).1, 3, "a turn that comes alone does not wait");
+}
+
 #[test]
 fn a_disk_that_hangs_refuses_new_writes_and_leaves_the_old_ones_unknown() {
     let mut world = World::alone();
     let (mine, _) = keys(&world);
     let set = world.ask(1, &op(Verb::Set, &mine[0], "v"));
     world.machine.hang();
-    world.core.flush(&mut world.heard).unwrap();
+    while world.core.flush(&mut world.heard).unwrap() {}
     world.pass(4_999);
     assert!(world.core.status().ready);
     world.pass(1);

@@ -241,11 +241,11 @@ impl World {
 
     pub fn ask(&mut self, conn: u32, op: &Op<'_>) -> Ticket {
         let ticket = self.submit(conn, op);
-        self.core.begin_reads(&mut self.heard);
+        self.core.begin_all(&mut self.heard);
         ticket
     }
 
-    /// A read among them may be put off.
+    /// It may be put off.
     pub fn submit(&mut self, conn: u32, op: &Op<'_>) -> Ticket {
         let id = client(conn);
         let ticket = Ticket::Client(id, self.asked);

@@ -701,7 +701,7 @@ impl Process {
             }
         }
         let (core, mut out) = self.parts();
-        core.begin_reads(&mut out);
+        core.begin_all(&mut out);
         // What is answered at once is a read, and it was not there before this moment.
         for (ticket, answer) in &self.answers[answered..] {
             if let Answer::Known(got) = answer
