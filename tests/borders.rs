@@ -60,6 +60,7 @@ const CORE: &[&str] = &[
     "store::SmallState",
     "store::StageError",
     "store::Store",
+    "store::SyncProgress",
     "store::disk",
     "wire",
 ];

@@ -41,7 +41,7 @@ const READ_LARGE_BYTES: usize = 256 * 1024;
 /// than this.
 const SENT_BYTES: usize = 512 * 1024;
 /// The same for each one that is urgent.
-const SENT_URGENT_BYTES: usize = 256 * 1024;
+const SENT_URGENT_BYTES: usize = 768 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
 const MOVED_BYTES: usize = 4 * 1024;
@@ -379,7 +379,7 @@ impl<T> Reactor<T> {
     pub fn flush_dirty(&mut self, now_ms: u64, is_urgent: impl Fn(&T) -> bool, mut done: impl FnMut(&mut Conn<T>)) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for urgent_ones in [true, false] {
-            let mut room = SENT_BYTES;
+            let mut room = if urgent_ones { SENT_URGENT_BYTES } else { SENT_BYTES };
             dirty.retain(|id| {
                 let Some(conn) = lookup(&mut self.conns, *id) else { return false };
                 if urgent_ones && !is_urgent(&conn.state) {
@@ -390,11 +390,9 @@ impl<T> Reactor<T> {
                     conn.is_dirty = false;
                     return false;
                 }
-                if urgent_ones {
-                    room = SENT_URGENT_BYTES;
-                }
                 if room > 0 {
-                    room -= conn.flush(now_ms, room, &mut self.calls);
+                    let sent = conn.flush(now_ms, room, &mut self.calls);
+                    room -= if urgent_ones { 0 } else { sent };
                     conn.is_dirty = conn.can_send();
                 }
                 self.held_bytes -= conn.counted as u64;

@@ -27,7 +27,7 @@ use crate::node::registers::Registers;
 use crate::op::{Failure, Op, Outcome};
 use crate::router::Router;
 use crate::store::disk::{Disk, OpId};
-use crate::store::{Arrived, Event, Fatal, Home, Known, Options, Store};
+use crate::store::{Arrived, Event, Fatal, Home, Known, Options, Store, SyncProgress};
 use crate::wire::{Class, Forward, Message};
 
 /// Where what the core decides goes: to the sockets, or to a simulation's.
@@ -133,8 +133,10 @@ pub struct Core<D: Disk> {
     pub(super) leaving: Vec<LinkId>,
     /// Nothing else of a client's stream overtakes these: see [`Core::submit`].
     ahead: Ahead,
+    /// When the last sync began.
+    sync_began_ns: u64,
     /// See [`Core::gather_for_sync`].
-    gathers_since_ns: u64,
+    gathers_until_ns: u64,
     pub(super) lanes: FnvHashMap<LaneKey, Lane>,
     pub(super) sent: Slab<Sent>,
     pub(super) next_generation: u32,
@@ -213,7 +215,8 @@ impl<D: Disk> Core<D> {
             controls: vec![None; cluster.nodes().len()],
             leaving: Vec::new(),
             ahead: Ahead::default(),
-            gathers_since_ns: 0,
+            sync_began_ns: 0,
+            gathers_until_ns: 0,
             lanes: FnvHashMap::default(),
             sent: Slab::new(),
             next_generation: 0,
@@ -531,6 +534,7 @@ impl<D: Disk> Core<D> {
         // Their hashes are those of this store, which may be replaced below.
         assert!(self.ahead.is_empty(), "the turn's requests were not begun");
         self.note_syncs();
+        let (syncs, staged_bytes) = (self.store.syncs(), self.store.unwritten_bytes());
         self.gather_for_sync();
         self.store.write_turn()?;
         self.fan_out(sink);
@@ -547,31 +551,34 @@ impl<D: Disk> Core<D> {
         }
         self.flush_fresh(sink)?;
         self.flush_agreement(sink)?;
-        let more = self.catch_up(sink);
+        let more = self.catch_up(staged_bytes, sink);
         self.advance(sink)?;
         self.acknowledge(sink);
         self.release(sink);
         self.go_on_handing_over(sink);
-        let gathers = self.is_gathering();
-        Ok(more || gathers || self.store.end() != end)
+        self.note_sync_times(syncs);
+        Ok(more || self.store.sync_is_due() || self.store.end() != end)
     }
 
-    /// Whoever is answered asks again a moment later, and what comes together shares a sync: so the next one begins in a turn
-    /// in which nothing came, or [`GATHER_NS`] after the last one ended or was not needed.
+    /// Whoever is answered asks again a moment later, and what comes together shares a sync: so behind one, the next begins in
+    /// a turn in which nothing came, or in the first turn after so long as that one took, [`GATHER_NS`] at most.
     fn gather_for_sync(&mut self) {
         let syncs = self.store.syncs();
         let is_under_way = syncs.started > syncs.completed;
-        let comes_more = self.store.unwritten_bytes() > 0 && self.now_ns < self.gathers_since_ns + GATHER_NS;
+        let comes_more = self.store.unwritten_bytes() > 0 && self.now_ns < self.gathers_until_ns;
         self.store.hold_syncs(is_under_way || comes_more);
     }
 
-    /// Whether a sync waits for the next turn.
-    fn is_gathering(&mut self) -> bool {
-        let is_due = self.store.sync_is_due();
-        if !is_due || self.store.syncs().completed != self.sync_seen.0 {
-            self.gathers_since_ns = self.now_ns;
+    /// The other end of [`Core::gather_for_sync`]: nothing is held from here on. `before`: the syncs before the flush.
+    fn note_sync_times(&mut self, before: SyncProgress) {
+        let syncs = self.store.syncs();
+        if syncs.completed > before.completed {
+            self.gathers_until_ns = self.now_ns + GATHER_NS.min(self.now_ns - self.sync_began_ns);
         }
-        is_due
+        if syncs.started > before.started {
+            self.sync_began_ns = self.now_ns;
+        }
+        self.store.hold_syncs(false);
     }
 
     /// Bytes of records that the next [`Core::flush`] writes.

@@ -20,7 +20,7 @@ use crate::wire::{self, Ack, Append, Beacon, Following, Message};
 const WINDOW_BYTES: usize = 16 << 20;
 /// A link with more than this queued is sent no further records.
 const QUEUE_BYTES: usize = 4 << 20;
-/// The log is read in pieces of this many bytes, one for each copy in a turn: catching up must leave the others room.
+/// The log is read in pieces of this many bytes: catching up must leave the others room in a turn.
 const PIECE_BYTES: usize = 128 << 10;
 /// How long a handover may take before it is given up.
 const HANDOVER_MS: u64 = 1_000;
@@ -221,28 +221,41 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// Sends what copies lack, from the log. Returns whether more can be sent at once.
-    pub(super) fn catch_up(&mut self, sink: &mut impl Sink) -> bool {
+    /// Sends what copies lack, from the log: at least a piece to each, and twice what this turn has added, so that none falls
+    /// behind further. Returns whether more can be sent at once.
+    pub(super) fn catch_up(&mut self, staged_bytes: usize, sink: &mut impl Sink) -> bool {
         self.lead.has_read = false;
         let mut more = false;
         for node in self.others() {
-            more |= !self.lead.unfillable.contains(&node) && self.send_piece(node, sink);
+            let mut sent_bytes = 0;
+            while sent_bytes == 0 || sent_bytes < 2 * staged_bytes {
+                let Some(bytes) = self.send_piece(node, sink) else { break };
+                more = true;
+                if bytes == 0 {
+                    break;
+                }
+                sent_bytes += bytes;
+            }
         }
         more
     }
 
-    /// Sends a copy the next piece of the log. Returns whether there may be another at once.
-    fn send_piece(&mut self, node: NodeId, sink: &mut impl Sink) -> bool {
+    /// Sends a copy the next piece of the log: how many bytes, which may be none where much of the log was passed over.
+    /// `None`: there is no more to be sent for the moment.
+    fn send_piece(&mut self, node: NodeId, sink: &mut impl Sink) -> Option<usize> {
+        if self.lead.unfillable.contains(&node) {
+            return None;
+        }
         let (epoch, now_ns, end) = (self.copy.epoch(), self.now_ns, self.store.end());
-        let Some(leading) = self.copy.leading_mut() else { return false };
+        let leading = self.copy.leading_mut()?;
         let committed = leading.committed;
-        let Some(follower) = leading.followers.get(node).filter(|f| f.sent < end) else { return false };
-        let Some(link) = follower.streaming() else { return false };
+        let follower = leading.followers.get(node).filter(|f| f.sent < end)?;
+        let link = follower.streaming()?;
         let (under_way, room_bytes) = (follower.under_way_bytes, follower.room_bytes);
         let piece = PIECE_BYTES.min(self.options.segment_bytes as usize / 16);
         let room = window(under_way, room_bytes).min(piece);
         if room == 0 || sink.queued_bytes(link) > QUEUE_BYTES {
-            return false;
+            return None;
         }
         let after = follower.sent;
         let cursor = self.lead.cursors.entry(node).or_insert_with(|| self.store.log_cursor(after));
@@ -262,18 +275,18 @@ impl<D: Disk> Core<D> {
                     if under_way == 0 {
                         leading.followers.on_full(node, now_ns);
                     }
-                    return false;
+                    return None;
                 }
                 sink.send(link, &Message::Append(Append { epoch, after, committed, records }));
                 leading.followers.sent(node, upto, records.len(), now_ns);
-                true
+                Some(records.len())
             }
-            LogRead::Read { .. } => true,
+            LogRead::Read { .. } => Some(0),
             LogRead::Corrupt => {
                 self.note_unfillable(node);
-                false
+                None
             }
-            LogRead::Cold(_) | LogRead::Busy | LogRead::End => false,
+            LogRead::Cold(_) | LogRead::Busy | LogRead::End => None,
         }
     }
 

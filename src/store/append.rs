@@ -358,9 +358,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// Writes this turn's records with one write (two where they go into two segments), each with a mark behind it,
-    /// and sees to it that they are synced: now, or when the sync under way completes. Call it once a turn, whether
-    /// or not anything was staged: it also goes on with what runs in the background, in proportion to what was
-    /// written.
+    /// and sees to it that they are synced: now, or when the sync under way completes, unless they are held
+    /// ([`Store::hold_syncs`]). Call it once a turn, whether or not anything was staged: it also goes on with what runs in
+    /// the background, in proportion to what was written.
     ///
     /// # Errors
     /// Where a write or sync failed, now or before.

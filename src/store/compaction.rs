@@ -23,14 +23,12 @@ use std::ops::Range;
 
 /// Read at a time, in bytes.
 const CHUNK_BYTES: u64 = 64 << 10;
-/// What was copied is synced whenever it is so much: the log's own syncs, which answers wait for, queue behind it.
-const SYNC_BYTES: u64 = 1 << 20;
 /// Bytes of input that may be worked through for each byte that is appended or superseded, whichever are more. At the
 /// default of 40 % dead, 2.5 would keep up; the rest is for tombstones, which take a second pass over what is older.
 const CREDIT: u64 = 6;
 /// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up.
 const SLICE: u64 = 3;
-const LEAST_SLICE_BYTES: u64 = CHUNK_BYTES;
+const LEAST_SLICE_BYTES: u64 = 2 * CHUNK_BYTES;
 /// The longest run of segments that becomes one.
 const LONGEST_RUN: usize = 64;
 /// What a file takes besides its records.
@@ -49,6 +47,9 @@ pub(super) struct Compactor {
     died: u64,
     /// After a look that found nothing to do: bytes to be appended before the next.
     rest: u64,
+    /// A part of an output is being synced, so that there is never much of it before the device at once: the log's own
+    /// syncs, which answers wait for, queue behind it.
+    is_syncing: bool,
     /// There was no room for an output in this turn.
     was_tried: bool,
     /// No tombstone above this may be dropped.
@@ -98,8 +99,6 @@ enum Step {
     Reading,
     /// The chunk has come.
     Arrived(Vec<u8>),
-    /// What was copied is being synced.
-    Syncing,
     Installing,
 }
 
@@ -121,7 +120,7 @@ struct Work {
     asked: usize,
     chunk: Vec<u8>,
     copied: Vec<u8>,
-    /// Bytes that were written and not synced.
+    /// Bytes that were written since the last sync of a part began.
     unsynced: u64,
     moves: Vec<Move>,
     hint: HintBuilder,
@@ -350,7 +349,7 @@ impl<D: Disk> Store<D> {
     fn work(&mut self, work: &mut Work) -> Result<Option<u64>, Fatal> {
         match &mut work.step {
             Step::Floor(id) if self.small.persisted < *id => Ok(None),
-            Step::Reading | Step::Syncing | Step::Installing => Ok(None),
+            Step::Reading | Step::Installing => Ok(None),
             Step::Floor(_) => {
                 work.step = Step::Copy;
                 Ok(Some(0))
@@ -364,12 +363,6 @@ impl<D: Disk> Store<D> {
                     self.input_ends(work);
                 }
                 Ok(Some(copied))
-            }
-            Step::Copy if work.unsynced >= SYNC_BYTES => {
-                let op = self.disk.start_sync(Lane::Background, self.segments.get(work.output).file);
-                self.start(op, Purpose::Compact);
-                (work.unsynced, work.step) = (0, Step::Syncing);
-                Ok(None)
             }
             Step::Copy => self.read_on(work),
         }
@@ -502,6 +495,11 @@ impl<D: Disk> Store<D> {
         }
         self.compactor.copied_bytes += work.copied.len() as u64;
         work.unsynced += work.copied.len() as u64;
+        if work.unsynced >= self.options.step_bytes() && !self.compactor.is_syncing {
+            let op = self.disk.start_sync(Lane::Background, file);
+            self.start(op, Purpose::CompactSync);
+            (work.unsynced, self.compactor.is_syncing) = (0, true);
+        }
         work.copied.clear();
         for Move { hash, old, new } in work.moves.drain(..) {
             self.index.replace(hash, old, new.position, new.bytes as usize);
@@ -526,7 +524,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// The read, the sync or the installation that compaction waited for is done.
+    /// The read or the installation that compaction waited for is done.
     pub(super) fn compaction_went_on(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
         let Some(mut work) = self.compactor.work.take() else {
             return Ok(());
@@ -534,12 +532,6 @@ impl<D: Disk> Store<D> {
         if matches!(work.step, Step::Installing) {
             result.map_err(|e| Fatal::new("installing a compacted segment", &e))?;
             return self.installed(work);
-        }
-        if matches!(work.step, Step::Syncing) {
-            result.map_err(|e| Fatal::new("syncing a compacted segment", &e))?;
-            work.step = Step::Copy;
-            self.compactor.work = Some(work);
-            return Ok(());
         }
         let reason = match result {
             Ok(Done::Read(bytes)) if !bytes.is_empty() => {
@@ -554,6 +546,12 @@ impl<D: Disk> Store<D> {
         }
         self.compactor.work = Some(work);
         Ok(())
+    }
+
+    /// The sync of a part of an output is done.
+    pub(super) fn compaction_synced(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
+        self.compactor.is_syncing = false;
+        result.map(|_| ()).map_err(|e| Fatal::new("syncing a compacted segment", &e))
     }
 
     fn installed(&mut self, work: Work) -> Result<(), Fatal> {

@@ -6,7 +6,7 @@ use super::dir::{DataDir, OWN_NAMES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
 use super::mapped::{Mapped, coarse_ms};
 use fnv::FnvHashMap;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -152,6 +152,10 @@ impl RealDisk {
 
     fn add(&mut self, file: File) -> io::Result<FileId> {
         let reserved = file.metadata()?.len();
+        // Records are read here and there: what the system would read around each would push others out of memory.
+        if let Err(error) = fadvise(&file, 0, None, Advice::Random) {
+            log::debug!("a file of the log is read ahead: {error}");
+        }
         let id = FileId(self.shared.next_file.fetch_add(1, Ordering::Relaxed));
         self.files.insert(id, Open { file: Arc::new(file), reserved, view: View::None });
         Ok(id)

@@ -13,7 +13,7 @@
 
 #![allow(unsafe_code)]
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::time::{ClockId, clock_gettime};
 use std::ffi::c_void;
 use std::fs::File;
@@ -65,6 +65,10 @@ impl Mapped {
         }
         // SAFETY: the system chooses an address range that is free, so nothing that exists is replaced.
         let base = unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, file, 0) }?;
+        // SAFETY: the range is the one that was just mapped, and this advice changes nothing that can be read there.
+        if let Err(error) = unsafe { madvise(base, bytes, Advice::Random) } {
+            log::debug!("what is around a page that has left memory is read with it: {error}");
+        }
         Ok(Self { base, chunks: vec![Chunk::default(); bytes / CHUNK_BYTES] })
     }
 

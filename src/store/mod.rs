@@ -302,6 +302,8 @@ enum Purpose {
     Persist,
     /// Compaction's read, or its output's installation.
     Compact,
+    /// The sync of a part of its output.
+    CompactSync,
     /// A hint's writing.
     Hint,
     /// The spare's removal.
@@ -387,6 +389,7 @@ impl<D: Disk> Store<D> {
             Purpose::Next => self.next_prepared(result)?,
             Purpose::Persist => self.persisted(result)?,
             Purpose::Compact => self.compaction_went_on(result)?,
+            Purpose::CompactSync => self.compaction_synced(result)?,
             Purpose::Hint => self.hint_written(result)?,
             Purpose::Spare => self.spare_removed(result)?,
             Purpose::Removal => {

@@ -18,7 +18,8 @@ pub(super) enum Syncing {
 }
 
 impl<D: Disk> Store<D> {
-    /// While they are held, no sync of the log begins: more is expected that may share it.
+    /// While they are held, no sync of the log begins: more is expected that may share it. Whoever holds them calls
+    /// [`Store::write_turn`] again when they are not held any more.
     pub fn hold_syncs(&mut self, is_held: bool) {
         self.log.syncs_are_held = is_held;
     }
@@ -30,7 +31,7 @@ impl<D: Disk> Store<D> {
         self.log.syncing.is_none() && (self.log.previous.is_some() || is_active_due())
     }
 
-    /// Starts the sync that is due, if none is under way. The previous segment goes first: its records, then its
+    /// Starts the sync that is due, if none is under way and they are not held. The previous segment goes first: its records, then its
     /// seal; only then is the active one synced for the first time, so that recovery, which trusts nothing behind
     /// the first unsealed segment's end, has lost nothing that was durable.
     pub(super) fn advance_sync(&mut self) -> Result<(), Fatal> {
