@@ -246,8 +246,8 @@ fn what_compaction_has_saved_up_is_spent_over_several_turns() {
     assert!(before > 1 << 20 && longest < 128 << 10, "{before} bytes were copied, {longest} in one turn");
 }
 
-#[test]
-fn idle_turns_compact_what_is_left_to_do() {
+/// Opened with a setting by which much is left to compact.
+fn opened_with_much_to_compact() -> Driver {
     let options = Options { compact_dead_percent: 45, ..Load::default().options };
     let mut driver = opened(Load { options, keys: 200, ..Load::default() });
     driver.run(150).unwrap();
@@ -255,6 +255,12 @@ fn idle_turns_compact_what_is_left_to_do() {
     driver.kill();
     driver.load.options.compact_dead_percent = 5;
     driver.open().unwrap();
+    driver
+}
+
+#[test]
+fn idle_turns_compact_what_is_left_to_do() {
+    let mut driver = opened_with_much_to_compact();
     let before = driver.store().stats();
     let mut more = 0;
     for _ in 0..500 {
@@ -269,13 +275,7 @@ fn idle_turns_compact_what_is_left_to_do() {
 /// took 5, for as long as there was something to compact.
 #[test]
 fn compaction_leaves_the_processor_to_a_sync_that_is_waited_for() {
-    let options = Options { compact_dead_percent: 45, ..Load::default().options };
-    let mut driver = opened(Load { options, keys: 200, ..Load::default() });
-    driver.run(150).unwrap();
-    driver.settle().unwrap();
-    driver.kill();
-    driver.load.options.compact_dead_percent = 5;
-    driver.open().unwrap();
+    let mut driver = opened_with_much_to_compact();
     driver.poll().unwrap();
     for is_begun in [false, true] {
         driver.store().hold_syncs(!is_begun);

@@ -31,9 +31,9 @@ impl<D: Disk> Store<D> {
         self.log.syncing.is_none() && (self.log.previous.is_some() || is_active_due())
     }
 
-    /// Starts the sync that is due, if none is under way and they are not held. The previous segment goes first: its records, then its
-    /// seal; only then is the active one synced for the first time, so that recovery, which trusts nothing behind
-    /// the first unsealed segment's end, has lost nothing that was durable.
+    /// Starts the sync that is due, if none is under way and they are not held. The previous segment goes first: its
+    /// records, then its seal; only then is the active one synced for the first time, so that recovery, which trusts
+    /// nothing behind the first unsealed segment's end, has lost nothing that was durable.
     pub(super) fn advance_sync(&mut self) -> Result<(), Fatal> {
         if self.log.syncing.is_some() || self.log.syncs_are_held {
             return Ok(());
