@@ -7,7 +7,7 @@ use std::hint::black_box;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use dkv::http::response::{DateText, format_date};
-use dkv::http::{Decoder, Limits, Step};
+use dkv::http::{Decoder, KnownLines, Limits, Step};
 use dkv::id::Lsn;
 use dkv::op::{Outcome, Verb};
 use dkv::server::api::{self, Call, Scratch};
@@ -37,11 +37,13 @@ fn bytes_to_call(bencher: Bencher<'_, '_>, name: &str) {
         _ => CHUNKED,
     };
     let (limits, hosts, mut scratch) = (Limits::default(), AllowedHosts::default(), Scratch::default());
-    let mut decoder = Decoder::default();
+    let (mut decoder, mut known) = (Decoder::default(), KnownLines::default());
     let mut buf = request.to_vec();
     bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
         buf.copy_from_slice(request);
-        let Step::Complete(request, _) = decoder.step(black_box(&mut buf), &limits) else { panic!("not whole") };
+        let Step::Complete(request, _) = decoder.step(black_box(&mut buf), &limits, &mut known) else {
+            panic!("not whole")
+        };
         let Ok(Call::Data(op)) = api::call(&request, &limits, &hosts, &mut scratch) else { panic!("refused") };
         black_box(op.key.len())
     });
@@ -51,11 +53,13 @@ fn bytes_to_call(bencher: Bencher<'_, '_>, name: &str) {
 fn get_hit_without_store(bencher: Bencher<'_, '_>) {
     let (limits, hosts, mut scratch) = (Limits::default(), AllowedHosts::default(), Scratch::default());
     let date: DateText = format_date(784_111_777);
-    let mut decoder = Decoder::default();
+    let (mut decoder, mut known) = (Decoder::default(), KnownLines::default());
     let (mut buf, mut out) = (CURL.to_vec(), Vec::with_capacity(4096));
     bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
         out.clear();
-        let Step::Complete(request, _) = decoder.step(black_box(&mut buf), &limits) else { panic!("not whole") };
+        let Step::Complete(request, _) = decoder.step(black_box(&mut buf), &limits, &mut known) else {
+            panic!("not whole")
+        };
         let about = About::new(&request.head);
         let Ok(Call::Data(op)) = api::call(&request, &limits, &hosts, &mut scratch) else { panic!("refused") };
         let found =

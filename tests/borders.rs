@@ -105,7 +105,11 @@ const BORDERS: &[Border] = &[
     ),
     border("server::process", &["server::metrics"], &["mio", "std::net"]),
     border("server::agreement", CORE, PURE),
-    border("server::ahead", &["op", "server::lane", "store::KeyHash", "store::Store", "store::disk"], PURE),
+    border(
+        "server::ahead",
+        &["op", "server::lane", "store::Candidate", "store::KeyHash", "store::Store", "store::disk"],
+        PURE,
+    ),
     border("server::core", CORE, PURE),
     border("server::execute", CORE, PURE),
     border("server::expiry", CORE, PURE),

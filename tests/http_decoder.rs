@@ -1,7 +1,7 @@
 //! Every malformed request of `http_cases` against the decoder and the calls, whole and in any two pieces: the
 //! answers and what comes behind them do not depend on how the bytes arrive.
 
-use dkv::http::{Decoder, Limits, Step};
+use dkv::http::{Decoder, KnownLines, Limits, Step};
 use dkv::op::Verb;
 use dkv::server::api::{self, Call, Scratch};
 use dkv::server::browser::AllowedHosts;
@@ -12,12 +12,13 @@ mod http_cases;
 /// The answers of a server without a store, in which every key is absent.
 fn serve<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<u16>, End) {
     let (limits, hosts, mut scratch) = (Limits::default(), AllowedHosts::default(), Scratch::default());
-    let (mut decoder, mut buf, mut answers) = (Decoder::default(), Vec::new(), Vec::new());
+    let (mut decoder, mut known, mut buf, mut answers) =
+        (Decoder::default(), KnownLines::default(), Vec::new(), Vec::new());
     let mut early = None;
     for piece in pieces {
         buf.extend_from_slice(piece);
         loop {
-            match decoder.step(&mut buf, &limits) {
+            match decoder.step(&mut buf, &limits, &mut known) {
                 Step::Partial(keep) => {
                     buf.truncate(keep);
                     break;

@@ -1,5 +1,6 @@
 //! Owns: a request's head: where it ends, one parse by httparse, and then every strict check that httparse leaves
-//! out (RFC 9112), since two servers that read one head differently are how requests are smuggled.
+//! out (RFC 9112), since two servers that read one head differently are how requests are smuggled. Header lines that are
+//! those of the head before, byte for byte, are not read again ([`KnownLines`]).
 //! Never: what paths or parameters mean.
 
 use std::mem::MaybeUninit;
@@ -20,9 +21,10 @@ pub enum Version {
 }
 
 /// How a request's body is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BodyKind {
     /// Neither `Content-Length` nor `Transfer-Encoding`.
+    #[default]
     None,
     /// `Content-Length`, in bytes; 0 is an explicit empty body.
     Length(u64),
@@ -86,11 +88,12 @@ impl Scan {
         self.seen > self.start
     }
 
-    /// The head's place in `buf`, its empty line included; `None`: the end has not come yet.
+    /// The head's place in `buf`, its empty line included; `None`: the end has not come yet. `known`: whose lines need not
+    /// be looked at.
     ///
     /// # Errors
     /// A line that does not end with CRLF, too many blank lines, or no end within `limit` bytes.
-    pub fn find(&mut self, buf: &[u8], limit: usize) -> Result<Option<Range<usize>>, Reject> {
+    pub fn find(&mut self, buf: &[u8], limit: usize, known: &KnownLines) -> Result<Option<Range<usize>>, Reject> {
         loop {
             if buf.get(self.start).is_some_and(|&b| !is_token_byte(b) && b != b'\r' && b != b'\n') {
                 return Err(not_http());
@@ -121,6 +124,8 @@ impl Scan {
                     return Err(bad_head("too many blank lines before the request line"));
                 }
                 self.start = self.seen;
+            } else if known.begin(&buf[self.seen..end]) {
+                return Ok(Some(self.start..self.seen + known.bytes.len()));
             }
         }
     }
@@ -156,11 +161,55 @@ fn too_long(head: &[u8], limit: usize) -> Reject {
     Reject::new(431, "head_too_large", format!("head too large: over {limit} bytes (limits.max_head_bytes)"))
 }
 
-/// Parses a head that [`Scan`] found: once, without allocation.
+/// The header lines of the head before, with the empty line behind them, and what they say: the next head nearly always has
+/// the same ones, whichever connection it comes on, and they are most of its bytes.
+#[derive(Debug, Default)]
+pub struct KnownLines {
+    /// Empty while none are known.
+    bytes: Vec<u8>,
+    fields: Fields,
+    version: Option<Version>,
+}
+
+/// Longer lines are read each time.
+const MAX_KNOWN_BYTES: usize = 4096;
+
+impl KnownLines {
+    /// Whether `rest`, from the beginning of a line on, begins with them.
+    fn begin(&self, rest: &[u8]) -> bool {
+        !self.bytes.is_empty() && rest.starts_with(&self.bytes)
+    }
+
+    /// The first line of a head whose other lines are these.
+    pub(super) fn before<'b>(&self, bytes: &'b [u8]) -> Option<Line<'b>> {
+        let first = bytes.strip_suffix(self.bytes.as_slice()).filter(|first| first.ends_with(b"\r\n"))?;
+        // No room for headers: so it is an error if there is more than the one line.
+        let mut parsed = httparse::Request::new(&mut []);
+        match parsed.parse(first) {
+            Ok(httparse::Status::Partial) => Line::of(&parsed).filter(|line| Some(line.version) == self.version),
+            _ => None,
+        }
+    }
+
+    fn learn(&mut self, lines: &[u8], fields: Fields, version: Version) {
+        self.bytes.clear();
+        if lines.len() <= MAX_KNOWN_BYTES {
+            self.bytes.extend_from_slice(lines);
+        }
+        (self.fields, self.version) = (fields, Some(version));
+    }
+}
+
+/// Parses a head that [`Scan`] found: once, without allocation (but for the known lines, where they change).
 ///
 /// # Errors
 /// Everything that makes the request unreadable, or readable in two ways.
-pub fn parse<'b>(bytes: &'b [u8], limits: &Limits) -> Result<Head<'b>, Reject> {
+pub fn parse<'b>(bytes: &'b [u8], limits: &Limits, known: &mut KnownLines) -> Result<Head<'b>, Reject> {
+    if !known.bytes.is_empty()
+        && let Some(line) = known.before(bytes)
+    {
+        return line.with(&known.fields, &bytes[bytes.len() - known.bytes.len()..]);
+    }
     let mut space = [const { MaybeUninit::<httparse::Header<'b>>::uninit() }; MAX_HEADERS];
     let space = &mut space[..limits.max_headers.min(MAX_HEADERS)];
     let mut parsed = httparse::Request::new(&mut []);
@@ -169,29 +218,97 @@ pub fn parse<'b>(bytes: &'b [u8], limits: &Limits) -> Result<Head<'b>, Reject> {
         Ok(httparse::Status::Partial) => false,
         Err(error) => return Err(explain(error, bytes, limits)),
     };
-    let (true, Some(method), Some(target), Some(minor)) = (whole, parsed.method, parsed.path, parsed.version) else {
+    let (true, Some(line)) = (whole, Line::of(&parsed)) else {
         return Err(bad_head("the head does not end where its empty line is"));
     };
-    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+    let lines = &bytes[memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1)..];
     let mut fields = Fields::default();
     for header in parsed.headers.iter() {
-        fields.take(header.name, header.value)?;
+        fields.take(lines, header.name, header.value)?;
     }
-    fields.into_head(method, target, version)
+    fields.check(lines, line.version)?;
+    known.learn(lines, fields, line.version);
+    line.with(&fields, lines)
 }
 
-/// The header lines that matter, as they are met.
-#[derive(Default)]
-struct Fields<'b> {
-    host: Option<&'b [u8]>,
-    content_length: Option<&'b [u8]>,
-    transfer_encoding: Option<&'b [u8]>,
-    expect: Option<&'b [u8]>,
-    if_match: Option<&'b [u8]>,
-    if_none_match: Option<&'b [u8]>,
-    origin: Option<&'b [u8]>,
-    sec_fetch_site: Option<&'b [u8]>,
-    content_type: Option<&'b [u8]>,
+/// A head's first line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line<'b> {
+    method: &'b str,
+    target: &'b str,
+    version: Version,
+}
+
+impl<'b> Line<'b> {
+    fn of(parsed: &httparse::Request<'_, 'b>) -> Option<Line<'b>> {
+        let version = if parsed.version? == 0 { Version::Http10 } else { Version::Http11 };
+        Some(Line { method: parsed.method?, target: parsed.path?, version })
+    }
+
+    /// With what the other lines say, all checked.
+    fn with(self, fields: &Fields, lines: &'b [u8]) -> Result<Head<'b>, Reject> {
+        let Line { method, target, version } = self;
+        let http11 = version == Version::Http11;
+        let text = |span: Option<Span>| span.map(|span| span.of(lines));
+        let host =
+            fields.host.map(|span| Host { text: span.of(lines), name: &span.of(lines)[..fields.host_name_bytes] });
+        let (path, query) = split_target(target, method, host)?;
+        Ok(Head {
+            method,
+            path,
+            query,
+            version,
+            keep_alive: !fields.close && (http11 || fields.keep_alive),
+            body: fields.body,
+            expect_continue: http11 && fields.expect.is_some(),
+            host,
+            if_match: text(fields.if_match),
+            if_none_match: text(fields.if_none_match),
+            accepts_json: fields.accepts_json,
+            origin: text(fields.origin),
+            sec_fetch_site: text(fields.sec_fetch_site),
+            is_form: fields.is_form,
+            upgrade_peer: http11 && fields.connection_upgrade && fields.upgrade_peer,
+        })
+    }
+}
+
+/// Where a value stands in a head's lines.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    at: usize,
+    end: usize,
+}
+
+impl Span {
+    /// The place of `value`, which is a part of `lines`.
+    fn in_lines(value: &[u8], lines: &[u8]) -> Span {
+        let at = value.as_ptr() as usize - lines.as_ptr() as usize;
+        Span { at, end: at + value.len() }
+    }
+
+    fn of(self, lines: &[u8]) -> &[u8] {
+        &lines[self.at..self.end]
+    }
+}
+
+/// What the header lines that matter say, as they are met; where they stand, so that it holds for the same lines elsewhere.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fields {
+    host: Option<Span>,
+    /// Of the host without its port: set by [`Fields::check`].
+    host_name_bytes: usize,
+    content_length: Option<Span>,
+    transfer_encoding: Option<Span>,
+    /// Set by [`Fields::check`].
+    body: BodyKind,
+    expect: Option<Span>,
+    if_match: Option<Span>,
+    if_none_match: Option<Span>,
+    origin: Option<Span>,
+    sec_fetch_site: Option<Span>,
+    content_type: Option<Span>,
+    is_form: bool,
     accepts_json: bool,
     close: bool,
     keep_alive: bool,
@@ -199,8 +316,8 @@ struct Fields<'b> {
     upgrade_peer: bool,
 }
 
-impl<'b> Fields<'b> {
-    fn take(&mut self, name: &'b str, value: &'b [u8]) -> Result<(), Reject> {
+impl Fields {
+    fn take(&mut self, lines: &[u8], name: &str, value: &[u8]) -> Result<(), Reject> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         let slot = match name.len() {
             4 if is("host") => &mut self.host,
@@ -223,49 +340,37 @@ impl<'b> Fields<'b> {
                 }
                 return Ok(());
             }
-            12 if is("content-type") => &mut self.content_type,
+            12 if is("content-type") => {
+                self.is_form = media_type(value, b"application/x-www-form-urlencoded");
+                &mut self.content_type
+            }
             13 if is("if-none-match") => &mut self.if_none_match,
             14 if is("content-length") => &mut self.content_length,
             14 if is("sec-fetch-site") => &mut self.sec_fetch_site,
             17 if is("transfer-encoding") => &mut self.transfer_encoding,
             _ => return Ok(()),
         };
-        match slot.replace(value) {
+        match slot.replace(Span::in_lines(value, lines)) {
             Some(_) => Err(Reject::new(400, "repeated_header", format!("the header {name} is there twice"))),
             None => Ok(()),
         }
     }
 
-    fn into_head(self, method: &'b str, target: &'b str, version: Version) -> Result<Head<'b>, Reject> {
-        let http11 = version == Version::Http11;
-        let host = self.host.map(check_host).transpose()?;
-        if http11 && host.is_none() {
-            return Err(Reject::new(400, "bad_host", "no Host header: HTTP/1.1 requires one"));
+    /// When all were met.
+    fn check(&mut self, lines: &[u8], version: Version) -> Result<(), Reject> {
+        match self.host {
+            Some(host) => self.host_name_bytes = check_host(host.of(lines))?.name.len(),
+            None if version == Version::Http10 => {}
+            None => return Err(Reject::new(400, "bad_host", "no Host header: HTTP/1.1 requires one")),
         }
-        let (path, query) = split_target(target, method, host)?;
-        let body = body_kind(self.content_length, self.transfer_encoding, version)?;
-        if let Some(expect) = self.expect
-            && !expect.eq_ignore_ascii_case(b"100-continue")
-        {
-            return Err(Reject::new(417, "expectation_failed", "Expect: only 100-continue is understood"));
+        let text = |span: Option<Span>| span.map(|span| span.of(lines));
+        self.body = body_kind(text(self.content_length), text(self.transfer_encoding), version)?;
+        match text(self.expect) {
+            Some(expect) if !expect.eq_ignore_ascii_case(b"100-continue") => {
+                Err(Reject::new(417, "expectation_failed", "Expect: only 100-continue is understood"))
+            }
+            _ => Ok(()),
         }
-        Ok(Head {
-            method,
-            path,
-            query,
-            version,
-            keep_alive: !self.close && (http11 || self.keep_alive),
-            body,
-            expect_continue: http11 && self.expect.is_some(),
-            host,
-            if_match: self.if_match,
-            if_none_match: self.if_none_match,
-            accepts_json: self.accepts_json,
-            origin: self.origin,
-            sec_fetch_site: self.sec_fetch_site,
-            is_form: self.content_type.is_some_and(|t| media_type(t, b"application/x-www-form-urlencoded")),
-            upgrade_peer: http11 && self.connection_upgrade && self.upgrade_peer,
-        })
     }
 }
 
@@ -318,7 +423,7 @@ fn split_target<'b>(target: &'b str, method: &str, host: Option<Host<'_>>) -> Re
         target
     } else if let Some(rest) = strip_scheme(target) {
         let (authority, origin_form) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        if !host.is_some_and(|h| h.text.eq_ignore_ascii_case(authority)) {
+        if !host.is_some_and(|h| h.text.eq_ignore_ascii_case(authority.as_bytes())) {
             return bad("the target's host is not the one in Host");
         }
         origin_form
@@ -347,12 +452,18 @@ fn check_host(value: &[u8]) -> Result<Host<'_>, Reject> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host<'b> {
     /// As it came: the name, and the port if it has one.
-    pub text: &'b str,
+    pub text: &'b [u8],
     /// An IPv6 literal keeps its brackets.
-    pub name: &'b str,
+    pub name: &'b [u8],
 }
 
 impl<'b> Host<'b> {
+    /// Its text, for people.
+    #[must_use]
+    pub fn shown(self) -> &'b str {
+        std::str::from_utf8(self.text).unwrap_or_default()
+    }
+
     /// `None` where it is not HOST or HOST:PORT.
     #[must_use]
     pub fn parse(value: &'b [u8]) -> Option<Host<'b>> {
@@ -372,8 +483,7 @@ impl<'b> Host<'b> {
             [b':', digits @ ..] => parse_length(digits).is_some_and(|port| port <= u64::from(u16::MAX)),
             _ => false,
         };
-        let text = std::str::from_utf8(value).ok().filter(|_| is_name && is_port)?;
-        Some(Host { text, name: &text[..name_end] })
+        (is_name && is_port).then(|| Host { text: value, name: &value[..name_end] })
     }
 }
 

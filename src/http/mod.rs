@@ -9,7 +9,7 @@ pub mod head;
 pub mod query;
 pub mod response;
 
-pub use head::{BodyKind, Head, Version};
+pub use head::{BodyKind, Head, KnownLines, Version};
 
 /// What a client may send at most (the table `[limits]`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,23 +137,23 @@ struct Pending {
 
 impl Decoder {
     /// Looks at all bytes of the connection that are not consumed yet. The same bytes give the same requests and the
-    /// same rejections however they were split.
-    pub fn step<'b>(&mut self, buf: &'b mut [u8], limits: &Limits) -> Step<'b> {
+    /// same rejections however they were split, and whatever lines are known.
+    pub fn step<'b>(&mut self, buf: &'b mut [u8], limits: &Limits, known: &mut KnownLines) -> Step<'b> {
         let step = match self.pending.take() {
-            Some(pending) => self.go_on(pending, buf, limits),
-            None => self.begin(buf, limits),
+            Some(pending) => self.go_on(pending, buf, limits, known),
+            None => self.begin(buf, limits, known),
         };
         step.unwrap_or_else(Step::Reject)
     }
 
-    fn begin<'b>(&mut self, buf: &'b mut [u8], limits: &Limits) -> Result<Step<'b>, Reject> {
-        let Some(found) = self.scan.find(buf, limits.max_head_bytes)? else {
+    fn begin<'b>(&mut self, buf: &'b mut [u8], limits: &Limits, known: &mut KnownLines) -> Result<Step<'b>, Reject> {
+        let Some(found) = self.scan.find(buf, limits.max_head_bytes, known)? else {
             return Ok(Step::Partial(buf.len()));
         };
         self.scan = head::Scan::default();
         let (front, rest) = buf.split_at_mut(found.end);
         let front: &'b [u8] = front;
-        let head = head::parse(&front[found.start..], limits)?;
+        let head = head::parse(&front[found.start..], limits, known)?;
         let mut body = body::Body::new(&head, limits)?;
         match body.advance(rest)? {
             Some(taken) => Ok(complete(head, rest, found.end, taken)),
@@ -164,13 +164,19 @@ impl Decoder {
         }
     }
 
-    fn go_on<'b>(&mut self, mut pending: Pending, buf: &'b mut [u8], limits: &Limits) -> Result<Step<'b>, Reject> {
+    fn go_on<'b>(
+        &mut self,
+        mut pending: Pending,
+        buf: &'b mut [u8],
+        limits: &Limits,
+        known: &mut KnownLines,
+    ) -> Result<Step<'b>, Reject> {
         assert!(buf.len() >= pending.head_end, "the caller dropped bytes of a request under way");
         let (front, rest) = buf.split_at_mut(pending.head_end);
         match pending.body.advance(rest)? {
             Some(taken) => {
                 let front: &'b [u8] = front;
-                let head = head::parse(&front[pending.head_start..], limits)?;
+                let head = head::parse(&front[pending.head_start..], limits, known)?;
                 Ok(complete(head, rest, pending.head_end, taken))
             }
             None => {

@@ -66,6 +66,8 @@ pub struct BadPercent(pub usize);
 pub struct Encoded<'q> {
     raw: &'q [u8],
     len: usize,
+    /// Where the first byte stands that is not itself.
+    first: Option<usize>,
 }
 
 impl<'q> Encoded<'q> {
@@ -74,14 +76,15 @@ impl<'q> Encoded<'q> {
     /// # Errors
     /// The first bad one.
     pub fn new(raw: &'q [u8]) -> Result<Encoded<'q>, BadPercent> {
+        let first = memchr::memchr2(b'%', b'+', raw);
         let mut escapes = 0;
-        let mut at = 0;
+        let mut at = first.unwrap_or(raw.len());
         while let Some(offset) = memchr::memchr(b'%', &raw[at..]) {
             escape_at(raw, at + offset).ok_or(BadPercent(at + offset))?;
             at += offset + 3;
             escapes += 1;
         }
-        Ok(Encoded { raw, len: raw.len() - 2 * escapes })
+        Ok(Encoded { raw, len: raw.len() - 2 * escapes, first })
     }
 
     /// Decoded length in bytes.
@@ -96,7 +99,7 @@ impl<'q> Encoded<'q> {
     where
         'q: 'a,
     {
-        let Some(first) = memchr::memchr2(b'%', b'+', self.raw) else { return self.raw };
+        let Some(first) = self.first else { return self.raw };
         scratch.clear();
         scratch.extend_from_slice(&self.raw[..first]);
         let mut at = first;

@@ -12,14 +12,14 @@ enum Seen {
 
 /// Feeds `pieces` as a connection would: appends, steps until more is needed, cuts off what is consumed.
 fn feed<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, limits: &Limits) -> Vec<Seen> {
-    let mut decoder = Decoder::default();
+    let (mut decoder, mut known) = (Decoder::default(), KnownLines::default());
     let mut buf: Vec<u8> = Vec::new();
     let mut seen = Vec::new();
     for piece in pieces {
         buf.extend_from_slice(piece);
         let mut announced = false;
         loop {
-            match decoder.step(&mut buf, limits) {
+            match decoder.step(&mut buf, limits, &mut known) {
                 Step::Partial(keep) => {
                     buf.truncate(keep);
                     break;
@@ -84,10 +84,13 @@ fn a_small_request_is_lent_from_the_buffer() {
     let mut buf = GET.to_vec();
     let range = buf.as_ptr_range();
     let mut decoder = Decoder::default();
-    let Step::Complete(request, consumed) = decoder.step(&mut buf, &Limits::default()) else { panic!() };
+    let Step::Complete(request, consumed) = decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default())
+    else {
+        panic!()
+    };
     assert_eq!(consumed, GET.len());
     assert_eq!((request.head.method, request.head.path, request.head.query), ("GET", "/get", "key=a"));
-    assert_eq!(request.head.host.map(|host| host.text), Some("localhost"));
+    assert_eq!(request.head.host.map(|host| host.text), Some(b"localhost".as_slice()));
     assert!(range.contains(&request.head.query.as_ptr()), "no copying");
     assert!(!request.body_present && request.head.keep_alive);
 }
@@ -108,15 +111,55 @@ fn the_head_is_announced_once_and_before_the_body() {
         let mut decoder = Decoder::default();
         let mut buf = input[..body_at].to_vec();
         assert_eq!(decoder.phase(), Phase::Idle);
-        let Step::Head(head) = decoder.step(&mut buf, &Limits::default()) else { panic!() };
+        let Step::Head(head) = decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default()) else { panic!() };
         assert_eq!(head.path, "/set");
         assert_eq!(decoder.phase(), Phase::Body);
-        let Step::Partial(keep) = decoder.step(&mut buf, &Limits::default()) else { panic!() };
+        let Step::Partial(keep) = decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default()) else {
+            panic!()
+        };
         buf.truncate(keep);
         buf.extend_from_slice(&input[body_at..]);
-        assert!(matches!(decoder.step(&mut buf, &Limits::default()), Step::Complete(..)));
+        assert!(matches!(decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default()), Step::Complete(..)));
         assert_eq!(decoder.phase(), Phase::Idle);
     }
+}
+
+/// One behind the other on a connection, they are what each is alone: which lines were known before makes no difference.
+#[test]
+fn lines_that_are_known_change_nothing() {
+    let lines = ["Host: a:1\r\nIf-Match: \"7\"\r\nAccept: application/json\r\n\r\n", "Host: b\r\nX: y\r\n\r\n", "\r\n"];
+    let firsts = [
+        "GET /get?key=a HTTP/1.1\r\n",
+        "GET /get?key=bb HTTP/1.1\r\n",
+        "GET /get?key=a HTTP/1.0\r\n",
+        "GET http://a:1/x HTTP/1.1\r\n",
+        "HEAD /get?key=a HTTP/1.1\r\nOrigin: http://a:1\r\n",
+        "PUT /set?key=a HTTP/1.1\r\nConnection: close\r\n",
+        "PUT /set?key=a HTTP/1.1\r\nHost: c\r\n",
+        "GET /get?key=a HTTP/1.1\r\nX y\r\n",
+        "GET /get?key=\u{ff} HTTP/1.1\r\n",
+        "GET /get?key=a\r\n",
+        "\r\nGET /get?key=a HTTP/1.1\r\n",
+        "\r\n\r\n\r\nGET /get?key=a HTTP/1.1\r\n",
+        "GET /get?key=a HTTP/1.1\n",
+        "GET /get\r?key=a HTTP/1.1\r\n",
+    ];
+    let mut known = KnownLines::default();
+    let mut was_known = 0;
+    for [before, line, first] in (0..3 * 3 * firsts.len()).map(|n| [lines[n % 3], lines[n / 3 % 3], firsts[n / 9]]) {
+        // So that the lines before are those that are known, if they are good ones.
+        let mut prelude = format!("GET / HTTP/1.1\r\n{before}").into_bytes();
+        let _ = Decoder::default().step(&mut prelude, &Limits::default(), &mut known);
+        let whole = format!("{first}{line}").into_bytes();
+        was_known += usize::from(known.before(&whole).is_some());
+        let alone = format!(
+            "{:?}",
+            Decoder::default().step(&mut whole.clone(), &Limits::default(), &mut KnownLines::default())
+        );
+        let step = format!("{:?}", Decoder::default().step(&mut whole.clone(), &Limits::default(), &mut known));
+        assert_eq!(step, alone, "{first}{line} behind {before}");
+    }
+    assert!(was_known > 5, "{was_known}: this shows nothing");
 }
 
 #[test]
@@ -124,18 +167,28 @@ fn what_is_wanted_is_the_whole_request() {
     let mut decoder = Decoder::default();
     let mut buf = COUNTED[..COUNTED.len() - 2].to_vec();
     assert_eq!(decoder.wanted(), 0);
-    assert!(matches!(decoder.step(&mut buf, &Limits::default()), Step::Head(_)));
+    assert!(matches!(decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default()), Step::Head(_)));
     assert_eq!(decoder.wanted(), COUNTED.len());
 }
 
 #[test]
 fn blank_lines_between_requests_are_not_a_head_that_has_begun() {
     let mut decoder = Decoder::default();
-    assert!(matches!(decoder.step(&mut b"\r\n".to_vec(), &Limits::default()), Step::Partial(2)));
+    assert!(matches!(
+        decoder.step(&mut b"\r\n".to_vec(), &Limits::default(), &mut KnownLines::default()),
+        Step::Partial(2)
+    ));
     assert_eq!(decoder.phase(), Phase::Idle);
-    assert!(matches!(decoder.step(&mut b"\r\nG".to_vec(), &Limits::default()), Step::Partial(3)));
+    assert!(matches!(
+        decoder.step(&mut b"\r\nG".to_vec(), &Limits::default(), &mut KnownLines::default()),
+        Step::Partial(3)
+    ));
     assert_eq!(decoder.phase(), Phase::Head);
-    let Step::Complete(_, consumed) = decoder.step(&mut [b"\r\n", GET].concat(), &Limits::default()) else { panic!() };
+    let Step::Complete(_, consumed) =
+        decoder.step(&mut [b"\r\n", GET].concat(), &Limits::default(), &mut KnownLines::default())
+    else {
+        panic!()
+    };
     assert_eq!(consumed, GET.len() + 2);
 }
 
@@ -144,15 +197,19 @@ fn a_chunked_body_keeps_no_more_in_memory_than_its_data() {
     let mut decoder = Decoder::default();
     let head = b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut buf = head.to_vec();
-    assert!(matches!(decoder.step(&mut buf, &Limits::default()), Step::Head(_)));
+    assert!(matches!(decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default()), Step::Head(_)));
     for sent in 1..=1000 {
         buf.extend_from_slice(b"1;a-long-extension\r\nx\r\n");
-        let Step::Partial(keep) = decoder.step(&mut buf, &Limits::default()) else { panic!() };
+        let Step::Partial(keep) = decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default()) else {
+            panic!()
+        };
         assert_eq!(keep, head.len() + sent);
         buf.truncate(keep);
     }
     buf.extend_from_slice(b"0\r\n\r\n");
-    let Step::Complete(request, _) = decoder.step(&mut buf, &Limits::default()) else { panic!() };
+    let Step::Complete(request, _) = decoder.step(&mut buf, &Limits::default(), &mut KnownLines::default()) else {
+        panic!()
+    };
     assert_eq!(request.body, [b'x'; 1000]);
 }
 
@@ -196,13 +253,13 @@ fn a_head_that_comes_a_byte_at_a_time_is_looked_at_once() {
     let mut scan = head::Scan::default();
     let long = [b"GET /", [b'x'; 20_000].as_slice(), b" HTTP/1.1\r\n\r\n"].concat();
     for end in 1..long.len() {
-        assert_eq!(scan.find(&long[..end], 32 << 10).unwrap(), None);
+        assert_eq!(scan.find(&long[..end], 32 << 10, &KnownLines::default()).unwrap(), None);
         // What was looked at is not looked at again: damage there goes unnoticed.
         let mut damaged = long[..end].to_vec();
         damaged[end / 2] = b'\n';
-        assert_eq!(scan.find(&damaged, 32 << 10).unwrap(), None);
+        assert_eq!(scan.find(&damaged, 32 << 10, &KnownLines::default()).unwrap(), None);
     }
-    assert_eq!(scan.find(&long, 32 << 10).unwrap(), Some(0..long.len()));
+    assert_eq!(scan.find(&long, 32 << 10, &KnownLines::default()).unwrap(), Some(0..long.len()));
 }
 
 #[test]
@@ -229,10 +286,13 @@ fn headers_that_matter() {
         Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\nIf-Match:  \"1\" \r\nConnection: Upgrade\r\n\
         Upgrade: dkv-peer\r\nOrigin: http://a\r\nSec-Fetch-Site: none\r\n\r\n";
     let mut buf = input.to_vec();
-    let Step::Complete(request, _) = Decoder::default().step(&mut buf, &Limits::default()) else { panic!() };
+    let Step::Complete(request, _) = Decoder::default().step(&mut buf, &Limits::default(), &mut KnownLines::default())
+    else {
+        panic!()
+    };
     let head = request.head;
     assert!(head.expect_continue && head.accepts_json && head.is_form && head.upgrade_peer);
-    assert_eq!(head.host.map(|host| (host.text, host.name)), Some(("[::1]:80", "[::1]")));
+    assert_eq!(head.host.map(|host| (host.text, host.name)), Some((b"[::1]:80".as_slice(), b"[::1]".as_slice())));
     assert_eq!((head.if_match, head.if_none_match), (Some(&b"\"1\""[..]), None));
     assert_eq!((head.origin, head.sec_fetch_site), (Some(&b"http://a"[..]), Some(&b"none"[..])));
 }

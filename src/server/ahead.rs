@@ -1,17 +1,17 @@
-//! Owns: requests that have come and were not begun, so that memory is asked for what all of them need at once. One after
-//! the other, each would wait for it twice: for the index, and for the record that is there.
+//! Owns: requests that have come and were not begun, so that memory is asked for what several of them need at once. One
+//! after the other, each would wait for it twice: for the index, and for the record that is there.
 //! Never: what becomes of them.
 
 use super::lane::Asked;
 use crate::op::{Condition, Op, Verb};
 use crate::store::disk::Disk;
-use crate::store::{KeyHash, Store};
+use crate::store::{Candidate, KeyHash, Store};
 
-/// So many wait at most: what is asked for first must still be in the cache when the last is.
+/// So many wait at most: what is asked for first must still be in the cache when the last is begun.
 const MOST: usize = 16;
-/// Fewer, where their records are so long together: what is begun at once holds up the turn.
+/// Fewer are begun at once where their records are so long together: that holds up the turn.
 const MOST_BYTES: usize = 64 << 10;
-/// A request with a longer value does not wait: copying it would cost more than that saves.
+/// A request with a longer value waits only behind others: copying it costs more than waiting saves.
 const MOST_VALUE_BYTES: usize = 1024;
 
 /// See the module.
@@ -20,14 +20,16 @@ pub struct Ahead {
     waiting: Vec<Waiting>,
     /// Their keys and values.
     bytes: Vec<u8>,
-    /// How long the records of all but the last are at most.
-    record_bytes: usize,
+    /// Of those that wait, from the first on, as far as they were looked up.
+    hashes: Vec<KeyHash>,
+    candidates: Vec<Candidate>,
+    /// Whether some were left the last time, since the records of those before them are long.
+    has_left: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
     asked: Asked,
-    hash: KeyHash,
     verb: Verb,
     condition: Condition,
     stale: bool,
@@ -36,16 +38,22 @@ struct Waiting {
 }
 
 impl Ahead {
-    /// Whether a request may wait here.
+    /// Whether a request gains by waiting.
     #[must_use]
-    pub fn takes(op: &Op<'_>) -> bool {
+    pub fn helps(op: &Op<'_>) -> bool {
         op.value.len() <= MOST_VALUE_BYTES
     }
 
-    /// Whether all that wait are to be begun.
+    /// Whether some are to be begun before another comes.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= MOST || self.record_bytes >= MOST_BYTES
+        self.waiting.len() >= MOST
+    }
+
+    /// Whether those that wait have waited for others with long records.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// Whether none waits.
@@ -54,38 +62,62 @@ impl Ahead {
         self.waiting.is_empty()
     }
 
-    /// Keeps a request, and asks memory for the index's part of it.
-    pub fn push<D: Disk>(&mut self, asked: Asked, op: &Op<'_>, store: &Store<D>) {
-        self.expect_last(store);
+    /// Keeps a request, behind the others.
+    pub fn push(&mut self, asked: Asked, op: &Op<'_>) {
         let key_at = self.bytes.len();
         self.bytes.extend_from_slice(op.key);
         self.bytes.extend_from_slice(op.value);
         let places = [key_at, key_at + op.key.len(), self.bytes.len()];
         let Op { verb, condition, stale, .. } = *op;
-        self.waiting.push(Waiting { asked, hash: store.expect(op.key), verb, condition, stale, places });
+        self.waiting.push(Waiting { asked, verb, condition, stale, places });
     }
 
-    /// Asks memory for the last one's record: its part of the index has come by now, or is waited for.
-    pub fn expect_last<D: Disk>(&mut self, store: &Store<D>) {
-        if let Some(last) = self.waiting.last() {
-            self.record_bytes += store.expect_record(last.hash);
+    /// Asks memory for what is needed to begin the first of them. Returns how many those are: all, or fewer where their
+    /// records are long.
+    ///
+    /// Step by step for all of them, not request by request: a processor waits for several places at a time only where what
+    /// it does between them is short.
+    pub fn expect<D: Disk>(&mut self, store: &Store<D>) -> usize {
+        self.hashes.clear();
+        self.hashes.extend(self.waiting.iter().map(|waiting| store.hash(waiting.op(&self.bytes).key)));
+        self.hashes.iter().for_each(|hash| store.expect(*hash));
+        self.candidates.clear();
+        let (mut count, mut record_bytes) = (0, 0);
+        for hash in &self.hashes {
+            if record_bytes >= MOST_BYTES {
+                break;
+            }
+            count += 1;
+            if let Some(candidate) = store.candidate(*hash) {
+                record_bytes += candidate.most_bytes;
+                self.candidates.push(candidate);
+            }
         }
+        self.candidates.iter().for_each(|candidate| store.expect_record(*candidate));
+        count
     }
 
-    /// In the order in which they came, with the hashes of their keys.
-    pub fn all(&self) -> impl Iterator<Item = (Asked, Op<'_>, KeyHash)> {
-        self.waiting.iter().map(|waiting| {
-            let [key_at, value_at, end] = waiting.places;
-            let (key, value) = (&self.bytes[key_at..value_at], &self.bytes[value_at..end]);
-            let Waiting { asked, hash, verb, condition, stale, .. } = *waiting;
-            (asked, Op { verb, key, value, condition, stale }, hash)
-        })
+    /// The first `count` in the order in which they came, with the hashes of their keys, as of [`Ahead::expect`].
+    pub fn first(&self, count: usize) -> impl Iterator<Item = (Asked, Op<'_>, KeyHash)> {
+        let hashes = self.hashes.iter().copied();
+        self.waiting[..count].iter().zip(hashes).map(|(waiting, hash)| (waiting.asked, waiting.op(&self.bytes), hash))
     }
 
-    /// Forgets them.
-    pub fn clear(&mut self) {
-        self.waiting.clear();
-        self.bytes.clear();
-        self.record_bytes = 0;
+    /// Forgets the first `count`.
+    pub fn forget(&mut self, count: usize) {
+        let end = self.waiting[..count].last().map_or(0, |last| last.places[2]);
+        self.waiting.drain(..count);
+        self.has_left = !self.waiting.is_empty();
+        self.bytes.drain(..end);
+        self.bytes.shrink_to(MOST_BYTES);
+        self.waiting.iter_mut().for_each(|left| left.places = left.places.map(|place| place - end));
+    }
+}
+
+impl Waiting {
+    fn op<'a>(&self, bytes: &'a [u8]) -> Op<'a> {
+        let [key_at, value_at, end] = self.places;
+        let Waiting { verb, condition, stale, .. } = *self;
+        Op { verb, key: &bytes[key_at..value_at], value: &bytes[value_at..end], condition, stale }
     }
 }

@@ -4,6 +4,7 @@
 use super::browser::AllowedHosts;
 use super::error::{ApiError, shown};
 use crate::http::etag::{self, BadTag, Tag};
+use crate::http::head::Host;
 use crate::http::query::{self, BadPercent, Encoded, Pair};
 use crate::http::{BodyKind, Head, Limits, Reject, Request};
 use crate::id::Lsn;
@@ -255,7 +256,7 @@ fn route(head: &Head<'_>) -> Result<&'static Route, ApiError> {
         return Ok(route);
     }
     let Route { path, allow, curl, example, .. } = *route;
-    let host = head.host.map_or("localhost:8080", |host| host.text);
+    let host = head.host.map_or("localhost:8080", Host::shown);
     Err(ApiError {
         allow: Some(allow),
         ..ApiError::new(

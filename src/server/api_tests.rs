@@ -1,15 +1,19 @@
 //! The contract, row by row, on requests as bytes.
 
 use super::*;
-use crate::http::{Decoder, Step};
+use crate::http::{Decoder, KnownLines, Step};
 use proptest::prelude::*;
 
 /// What `input`, a whole request, comes to; handed to `check`, since it borrows.
 fn with<R>(input: &[u8], limits: &Limits, check: impl FnOnce(Result<Call<'_>, ApiError>) -> R) -> R {
     let mut buf = input.to_vec();
     let mut scratch = Scratch::default();
-    let hosts = AllowedHosts::new(&["kv.example".into()], &["https://console.example".into()]);
-    match Decoder::default().step(&mut buf, limits) {
+    let hosts = AllowedHosts::new(
+        "127.0.0.1:8080".parse().unwrap(),
+        &["kv.example".into()],
+        &["https://console.example".into()],
+    );
+    match Decoder::default().step(&mut buf, limits, &mut KnownLines::default()) {
         Step::Complete(request, _) => check(call(&request, limits, &hosts, &mut scratch)),
         Step::Reject(reject) => check(Err(reject.into())),
         other => panic!("not a whole request: {other:?}"),
@@ -19,7 +23,7 @@ fn with<R>(input: &[u8], limits: &Limits, check: impl FnOnce(Result<Call<'_>, Ap
 /// What `admit` says of a head whose body is still missing.
 fn admitted(input: &[u8], limits: &Limits) -> Result<(), ApiError> {
     let mut buf = input.to_vec();
-    match Decoder::default().step(&mut buf, limits) {
+    match Decoder::default().step(&mut buf, limits, &mut KnownLines::default()) {
         Step::Head(head) => admit(&head, limits, &AllowedHosts::default()),
         Step::Reject(reject) => Err(reject.into()),
         other => panic!("not a head: {other:?}"),

@@ -3,7 +3,7 @@
 //! same origin; but it cannot forge `Host`, `Origin` and `Sec-Fetch-Site`.
 //! Never: paths, keys.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::error::{ApiError, shown};
 use crate::http::Head;
@@ -12,28 +12,32 @@ use crate::http::head::Host;
 /// Hosts and origins that are allowed besides IP literals and localhost.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedHosts {
+    /// An IP literal that is looked at first: nearly all ask for it.
+    own: String,
     hosts: Vec<String>,
     origins: Vec<String>,
 }
 
 impl AllowedHosts {
-    /// From the settings `http.allowed_hosts` (names, with or without a port: without, any port will do) and
+    /// For a node with this address, from the settings `http.allowed_hosts` (names, with or without a port: without, any port will do) and
     /// `http.allowed_origins` (such as `https://console.example`).
     #[must_use]
-    pub fn new(hosts: &[String], origins: &[String]) -> AllowedHosts {
-        AllowedHosts { hosts: hosts.to_vec(), origins: origins.to_vec() }
+    pub fn new(own: SocketAddr, hosts: &[String], origins: &[String]) -> AllowedHosts {
+        AllowedHosts { own: own.to_string(), hosts: hosts.to_vec(), origins: origins.to_vec() }
     }
 
     fn host(&self, host: Host<'_>) -> bool {
-        host.name.eq_ignore_ascii_case("localhost")
+        let is = |known: &str, text: &[u8]| known.as_bytes().eq_ignore_ascii_case(text);
+        host.text == self.own.as_bytes()
+            || is("localhost", host.name)
             || is_ip_literal(host.name)
-            || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(host.text) || h.eq_ignore_ascii_case(host.name))
+            || self.hosts.iter().any(|known| is(known, host.text) || is(known, host.name))
     }
 
     /// A page of this server itself, whatever stands before it for TLS, or a configured one.
     fn origin(&self, origin: &[u8], host: Option<Host<'_>>) -> bool {
         let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-        let own = site.is_some_and(|s| host.is_some_and(|h| h.text.as_bytes().eq_ignore_ascii_case(s)));
+        let own = site.is_some_and(|s| host.is_some_and(|h| h.text.eq_ignore_ascii_case(s)));
         own || self.configured(origin)
     }
 
@@ -50,7 +54,7 @@ impl AllowedHosts {
         if let Some(host) = head.host
             && !self.host(host)
         {
-            let host = shown(host.text.as_bytes());
+            let host = shown(host.text);
             return Err(ApiError::new(
                 421,
                 "host_not_allowed",
@@ -79,7 +83,8 @@ impl AllowedHosts {
     }
 }
 
-fn is_ip_literal(name: &str) -> bool {
+fn is_ip_literal(name: &[u8]) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else { return false };
     match name.strip_prefix('[') {
         Some(inner) => inner.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()),
         None => name.parse::<Ipv4Addr>().is_ok(),

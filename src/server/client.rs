@@ -3,7 +3,7 @@
 //! Never: how an answer is written, what a call does.
 
 use super::admin;
-use super::api::{self, Call};
+use super::api::{self, Call, Scratch};
 use super::conn::{Due, Link, Role, Stage};
 use super::error::ApiError;
 use super::lane::Stream;
@@ -155,16 +155,19 @@ impl Server {
         // What was promised is counted anew behind what has come.
         self.ledger.promise(client, 0);
         let mut decoder = std::mem::take(&mut client.decoder);
+        let mut scratch = std::mem::take(&mut self.scratch);
         let mut used = 0;
         let next = loop {
             if self.must_pause(id) {
                 break Next::Paused;
             }
-            match self.take_request(id, &mut decoder, buffer, &mut used) {
+            match self.take_request(id, &mut decoder, &mut scratch, buffer, &mut used) {
+                Next::Request if used == buffer.len() && decoder.phase() == Phase::Idle => break Next::Bytes,
                 Next::Request => {}
                 other => break other,
             }
         };
+        self.scratch = scratch;
         if let Some(conn) = self.reactor.get(id)
             && let Role::Client(client) = &mut conn.state
         {
@@ -185,13 +188,19 @@ impl Server {
         client.must_pause(conn.output_bytes(), self.cluster.settings().limits.max_pipeline)
     }
 
-    fn take_request(&mut self, id: ConnId, decoder: &mut Decoder, buffer: &mut Buffer, used: &mut usize) -> Next {
+    fn take_request(
+        &mut self,
+        id: ConnId,
+        decoder: &mut Decoder,
+        scratch: &mut Scratch,
+        buffer: &mut Buffer,
+        used: &mut usize,
+    ) -> Next {
         let most = self.cluster.settings().limits.max_inflight_bytes as u64;
         let came = (buffer.len() - *used) as u64;
         let room = most.saturating_sub(self.inflight_bytes() + buffer.len() as u64);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits);
-        let next = match step {
+        let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits, &mut self.known_lines);
+        match step {
             Step::Partial(keep) => {
                 buffer.truncate(*used + keep);
                 // A body of known length has its room; a head, or a body in chunks, takes it as it comes.
@@ -206,7 +215,7 @@ impl Server {
             Step::Complete(request, bytes) => {
                 *used += bytes;
                 let about = self.about(&request.head);
-                match api::call(&request, &self.limits, &self.hosts, &mut scratch) {
+                match api::call(&request, &self.limits, &self.hosts, scratch) {
                     Ok(Call::Peer) => self.become_link(id, about),
                     _ if self.is_surplus(id) => {
                         let why = "this node has limits.max_connections clients: try again, or another node";
@@ -217,9 +226,7 @@ impl Server {
                     Err(error) => self.refuse(id, about, CallKind::Other, &error),
                 }
             }
-        };
-        self.scratch = scratch;
-        next
+        }
     }
 
     /// A stopping node says so with every answer.

@@ -131,7 +131,7 @@ pub struct Core<D: Disk> {
     pub(super) controls: Vec<Option<LinkId>>,
     /// Links whose other end stops, and that are kept for the answers that are still due.
     pub(super) leaving: Vec<LinkId>,
-    /// Nothing else of a client's stream overtakes these: see [`Core::submit`].
+    /// Nothing else of a lane overtakes these: see [`Core::submit`].
     ahead: Ahead,
     /// When the last sync began.
     sync_began_ns: u64,
@@ -257,35 +257,42 @@ impl<D: Disk> Core<D> {
     }
 
     /// Takes a request. It is answered through the sink: at once, or when it is due. Requests on this node's shard are begun
-    /// some at a time, in the order in which they came: at [`Core::begin_all`], or before one that may not wait.
+    /// some at a time, in the order in which they came: see [`Core::begin_some`].
     pub fn submit(&mut self, ticket: Ticket, stream: Stream, op: &Op<'_>, sink: &mut impl Sink) {
         let deadline_ms = self.now_ms + self.answer_ms;
         let lane = (stream, self.router.shard_of(op.key));
         let wait_until_ms = self.now_ms + self.wait_ms;
         let asked = Asked { ticket, lane, deadline_ms, wait_until_ms, is_confirmed: false };
-        if self.my_shard == Some(lane.1) && Ahead::takes(op) {
-            self.ahead.push(asked, op, &self.store);
-            if self.ahead.is_full() {
-                self.begin_all(sink);
-            }
-        } else {
-            self.begin_all(sink);
-            self.take(asked, op, Known::default(), sink);
+        // Those on another shard are in no order with these.
+        if self.my_shard != Some(lane.1) {
+            return self.take(asked, op, Known::default(), sink);
+        }
+        if !Ahead::helps(op) && !self.begin_some(sink) {
+            return self.take(asked, op, Known::default(), sink);
+        }
+        self.ahead.push(asked, op);
+        if self.ahead.is_full() {
+            self.begin_some(sink);
         }
     }
 
-    /// Begins the requests that were put off. To be called when all of a turn's requests were submitted.
-    pub fn begin_all(&mut self, sink: &mut impl Sink) {
-        if self.ahead.is_empty() {
-            return;
-        }
+    /// Begins requests that were put off, as many as a turn can at once. To be called when a turn's requests were submitted.
+    /// Returns whether some are left: they come before whatever comes later, in this turn or the next.
+    pub fn begin_some(&mut self, sink: &mut impl Sink) -> bool {
         let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.expect_last(&self.store);
-        for (asked, op, hash) in ahead.all() {
+        let count = ahead.expect(&self.store);
+        for (asked, op, hash) in ahead.first(count) {
             self.take(asked, &op, Known { hash: Some(hash), arrived: None }, sink);
         }
-        ahead.clear();
+        ahead.forget(count);
         self.ahead = ahead;
+        !self.ahead.is_empty()
+    }
+
+    /// Whether some are left, so that no others should be read.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.ahead.has_left()
     }
 
     /// Takes a request that another node forwarded.
@@ -531,8 +538,6 @@ impl<D: Disk> Core<D> {
     /// # Errors
     /// A write or a sync failed: the process must stop.
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<bool, Fatal> {
-        // Their hashes are those of this store, which may be replaced below.
-        assert!(self.ahead.is_empty(), "the turn's requests were not begun");
         self.note_syncs();
         let (syncs, staged_bytes) = (self.store.syncs(), self.store.unwritten_bytes());
         self.gather_for_sync();
@@ -557,7 +562,7 @@ impl<D: Disk> Core<D> {
         self.release(sink);
         self.go_on_handing_over(sink);
         self.note_sync_times(syncs);
-        Ok(more || self.store.sync_is_due() || self.store.end() != end)
+        Ok(more || !self.ahead.is_empty() || self.store.sync_is_due() || self.store.end() != end)
     }
 
     /// Whoever is answered asks again a moment later, and what comes together shares a sync: so behind one, the next begins in

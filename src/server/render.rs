@@ -3,6 +3,7 @@
 //! Never: sockets, or why the answer is what it is.
 
 use super::error::{ApiError, Fixed, RETRY_AFTER_S, failure, not_found};
+use crate::http::head::Host;
 use crate::http::response::{ContentType, DateText, Persistence, ResponseHead};
 use crate::http::{Head, Version};
 use crate::id::Lsn;
@@ -103,7 +104,7 @@ pub fn status(outcome: &Outcome<'_>) -> u16 {
 /// The guide: `/`.
 #[must_use]
 pub fn guide_text(head: &Head<'_>) -> String {
-    let host = head.host.map_or("localhost:8080", |host| host.text);
+    let host = head.host.map_or("localhost:8080", Host::shown);
     format!(
         "DistributedKVStore: keys and values are bytes. Any node takes any key.
 

@@ -20,7 +20,7 @@ use super::metrics::{Metrics, TurnPhase};
 use super::sink::Out;
 use crate::config::Cluster;
 use crate::http::response::DateCache;
-use crate::http::{Limits, Phase};
+use crate::http::{KnownLines, Limits, Phase};
 use crate::id::{ConnId, NodeId, Now};
 use crate::peers::{BEACON_MS, Peers};
 use crate::reactor::{Closing, Conn, Reactor, Ready};
@@ -53,6 +53,7 @@ pub struct Server {
     pub(super) cluster: Cluster,
     pub(super) me: NodeId,
     pub(super) limits: Limits,
+    pub(super) known_lines: KnownLines,
     pub(super) hosts: AllowedHosts,
     pub(super) max_connections: usize,
     pub(super) reactor: Reactor<Role>,
@@ -115,7 +116,8 @@ impl Server {
             max_head_bytes: settings.limits.max_head_bytes,
             ..Limits::default()
         };
-        let hosts = AllowedHosts::new(&settings.http.allowed_hosts, &settings.http.allowed_origins);
+        let hosts =
+            AllowedHosts::new(cluster.node(me).address, &settings.http.allowed_hosts, &settings.http.allowed_origins);
         let mut peers = Peers::new(me, cluster.nodes().len(), identity.incarnation);
         for node in cluster.node_ids().filter(|node| *node != me) {
             peers.want(node, Class::Control);
@@ -127,6 +129,7 @@ impl Server {
         let damage_is_told = core.store().health().is_some();
         Self {
             limits,
+            known_lines: KnownLines::default(),
             hosts,
             max_connections,
             reactor,
@@ -192,6 +195,7 @@ impl Server {
         for is_urgent in [true, false] {
             self.reads_until_ns = self.now.boot_ns + READ_NS;
             self.reads_until_bytes = self.core.unwritten_bytes() + READ_RECORD_BYTES;
+            self.begin_requests();
             while !self.has_read_enough()
                 && let Some(id) = self.reactor.next_ready(is_urgent)
             {
@@ -201,8 +205,7 @@ impl Server {
                 }
             }
         }
-        let (core, mut out) = self.core_and_sink();
-        core.begin_all(&mut out);
+        self.begin_requests();
         if ready.accept || self.reactor.accept_is_paused() {
             self.accept();
         }
@@ -243,9 +246,22 @@ impl Server {
         Ok(())
     }
 
+    /// Begins requests that were put off: some at least, all if there is time.
+    fn begin_requests(&mut self) {
+        loop {
+            let (core, mut out) = self.core_and_sink();
+            if !core.begin_some(&mut out) || self.now.boot_ns >= self.reads_until_ns {
+                return;
+            }
+            self.tell_time();
+        }
+    }
+
     /// Whether the rest is the next turn's.
     pub(super) fn has_read_enough(&self) -> bool {
-        self.now.boot_ns >= self.reads_until_ns || self.core.unwritten_bytes() >= self.reads_until_bytes
+        self.core.has_left()
+            || self.now.boot_ns >= self.reads_until_ns
+            || self.core.unwritten_bytes() >= self.reads_until_bytes
     }
 
     /// Reads the clocks: after the sockets, never before, so that no answer is judged by a moment that lies before its

@@ -95,10 +95,11 @@ impl Mapped {
         true
     }
 
-    /// Asks memory for the first of these bytes.
+    /// Asks memory for the first of these bytes, the line that the last of them begins or ends in included.
     pub(super) fn expect(&self, at: u64, len: usize) {
         if at < self.len() {
-            prefetch(self.base.cast::<u8>().wrapping_add(at as usize), len.min(EXPECTED_BYTES));
+            let before = at as usize % LINE_BYTES;
+            prefetch(self.base.cast::<u8>().wrapping_add(at as usize - before), before + len.min(EXPECTED_BYTES));
         }
     }
 

@@ -118,7 +118,7 @@ mod truncate;
 
 pub use append::{AppendError, StageError};
 pub use home::{Home, HomeEvent, NodeState, VoterFile};
-pub use index::KeyHash;
+pub use index::{Candidate, KeyHash};
 pub use log_read::{LogCursor, LogRead};
 pub use overlay::Prior;
 pub use read::{Arrived, Known, Lookup, Probe};

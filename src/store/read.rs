@@ -23,7 +23,7 @@ pub struct Arrived {
 /// What is known of a key before it is looked up.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Known<'a> {
-    /// Its hash: see [`Store::expect`].
+    /// Its hash: see [`Store::hash`].
     pub hash: Option<KeyHash>,
     /// What a read that was started for it has brought.
     pub arrived: Option<&'a Arrived>,
@@ -90,19 +90,27 @@ pub(super) enum Look {
 }
 
 impl<D: Disk> Store<D> {
-    /// The key is looked up soon: memory is asked for the index's part of it. Returns its hash, which is this store's own.
+    /// A key's hash, which is this store's own.
     #[must_use]
-    pub fn expect(&self, key: &[u8]) -> KeyHash {
-        let hash = self.hash(key);
-        self.index.expect(hash);
-        hash
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash::of(self.small.state().hash_seed, key)
     }
 
-    /// The next step, when that has come: memory is asked for the record. Returns how long that is at most, in bytes.
-    pub fn expect_record(&self, hash: KeyHash) -> usize {
-        let Some(Candidate { position, most_bytes }) = self.index.candidate(hash, 0) else { return 0 };
+    /// A key is looked up soon: memory is asked for the index's part of it.
+    pub fn expect(&self, hash: KeyHash) {
+        self.index.expect(hash);
+    }
+
+    /// When that has come: what the index says of the key now.
+    #[must_use]
+    pub fn candidate(&self, hash: KeyHash) -> Option<Candidate> {
+        self.index.candidate(hash, 0)
+    }
+
+    /// Memory is asked for a record.
+    pub fn expect_record(&self, candidate: Candidate) {
+        let Candidate { position, most_bytes } = candidate;
         self.disk.expect(self.segments.get(position.slot).file, position.at, most_bytes);
-        most_bytes
     }
 
     /// A key's committed value. One system call where the record is in the page cache; where it is not, a read is
@@ -144,10 +152,6 @@ impl<D: Disk> Store<D> {
                 Kind::Delete | Kind::Jump => Probe::Absent { rests_on: Lsn::ZERO, prior: Prior::Indexed(place) },
             },
         }
-    }
-
-    pub(super) fn hash(&self, key: &[u8]) -> KeyHash {
-        KeyHash::of(self.small.state().hash_seed, key)
     }
 
     /// Tries the index's candidates one after the other until one is the key's.

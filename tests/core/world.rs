@@ -241,7 +241,7 @@ impl World {
 
     pub fn ask(&mut self, conn: u32, op: &Op<'_>) -> Ticket {
         let ticket = self.submit(conn, op);
-        self.core.begin_all(&mut self.heard);
+        while self.core.begin_some(&mut self.heard) {}
         ticket
     }
 

@@ -5,7 +5,7 @@
 use super::harness::{Target, Trail, number_of};
 use super::http_cases;
 use super::support::dice::Dice;
-use dkv::http::{BodyKind, Decoder, Head, Limits, Phase, Reject, Request, Step};
+use dkv::http::{BodyKind, Decoder, Head, KnownLines, Limits, Phase, Reject, Request, Step};
 use dkv::server::api::{self, Call, Scratch};
 use dkv::server::browser::AllowedHosts;
 
@@ -75,14 +75,15 @@ const NARROW: Limits = Limits { max_key_bytes: 4, max_value_bytes: 24, max_head_
 
 fn run(input: &[u8], trail: &mut Trail) {
     for limits in [Limits::default(), NARROW] {
-        let whole = serve([input], &limits);
+        let whole = serve([input], &limits, true);
         for said in &whole.said {
             trail.step(said.split(' ').next());
         }
-        assert_eq!(serve(input.chunks(1), &limits), whole, "a byte at a time");
+        assert_eq!(serve([input], &limits, false), whole, "with no lines known");
+        assert_eq!(serve(input.chunks(1), &limits, true), whole, "a byte at a time");
         let mut dice = Dice::new(number_of(input));
         for most in [4, 60, input.len() as u64] {
-            assert_eq!(serve(pieces(input, most, &mut dice), &limits), whole, "in pieces of up to {most}");
+            assert_eq!(serve(pieces(input, most, &mut dice), &limits, true), whole, "in pieces of up to {most}");
         }
     }
 }
@@ -106,7 +107,9 @@ struct Served {
     wanted: usize,
 }
 
-fn serve<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, limits: &Limits) -> Served {
+/// `remembers`: whether the lines of the last head are known.
+fn serve<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, limits: &Limits, remembers: bool) -> Served {
+    let mut known = KnownLines::default();
     let (mut decoder, mut served, mut buf) = (Decoder::default(), Served::default(), Vec::new());
     // The bytes of the request under way as they came: a chunked body is decoded in place.
     let mut raw: Vec<u8> = Vec::new();
@@ -116,7 +119,10 @@ fn serve<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, limits: &Limits) -> Ser
         raw.extend_from_slice(piece);
         loop {
             let len = buf.len();
-            match decoder.step(&mut buf, limits) {
+            if !remembers {
+                known = KnownLines::default();
+            }
+            match decoder.step(&mut buf, limits, &mut known) {
                 Step::Partial(keep) => {
                     assert!(keep <= len, "no bytes come from nowhere");
                     assert!(decoder.wanted() == 0 || decoder.wanted() >= keep || decoder.phase() == Phase::Body);
