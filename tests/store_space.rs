@@ -243,7 +243,8 @@ fn what_compaction_has_saved_up_is_spent_over_several_turns() {
         let copied = driver.store().stats().compacted_bytes;
         (longest, before) = (longest.max(copied - before), copied);
     }
-    assert!(before > 1 << 20 && longest < 128 << 10, "{before} bytes were copied, {longest} in one turn");
+    // Two chunks of 64 KiB, and the rest of the one in which they end.
+    assert!(before > 1 << 20 && longest < 192 << 10, "{before} bytes were copied, {longest} in one turn");
 }
 
 /// Opened with a setting by which much is left to compact.

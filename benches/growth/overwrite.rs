@@ -15,7 +15,7 @@ use crate::support::cluster::Cluster;
 /// How often the directory is measured.
 const LOOK: Duration = Duration::from_millis(100);
 /// What a live record takes beside the log: its entry in a hint.
-const HINT_ENTRY_BYTES: u64 = 24;
+const HINT_ENTRY_BYTES: u64 = 18;
 /// For this long nothing was written any more: compaction has caught up.
 const SETTLED: Duration = Duration::from_secs(3);
 

@@ -154,6 +154,15 @@ impl Log {
         self.buffer.clear();
     }
 
+    /// The record there is superseded by one of its own segment, and both are committed.
+    pub fn leave_out_of_hint(&mut self, position: Position) {
+        if position.slot == self.active {
+            self.hint.leave_out(position.at);
+        } else if Some(position.slot) == self.previous {
+            self.previous_hint.leave_out(position.at);
+        }
+    }
+
     pub fn next_bytes(&self) -> u64 {
         self.next.as_ref().map_or(0, |next| next.reserved)
     }

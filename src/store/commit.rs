@@ -128,6 +128,9 @@ impl<D: Disk> Store<D> {
             Prior::None => self.index.insert(hash, place.position, place.bytes as usize),
             Prior::Indexed(old) => {
                 self.index.replace(hash, old.position, place.position, place.bytes as usize);
+                if old.position.slot == place.position.slot {
+                    self.log.leave_out_of_hint(old.position);
+                }
                 let segment = self.segments.get_mut(old.position.slot);
                 segment.dead_records += 1;
                 self.compactor.credit_dead(old.bytes);

@@ -23,8 +23,9 @@ use std::ops::Range;
 
 /// Read at a time, in bytes.
 const CHUNK_BYTES: u64 = 64 << 10;
-/// Bytes of input that may be worked through for each byte that is appended or superseded, whichever are more. At the
-/// default of 40 % dead, 2.5 would keep up; the rest is for tombstones, which take a second pass over what is older.
+/// Bytes of input that may be worked through for each byte that is appended or superseded, whichever are more. Where keys are
+/// overwritten evenly, the segment with most dead is half dead when a quarter of all is: 2 would keep up. The rest is for
+/// tombstones, which take a second pass over what is older.
 const CREDIT: u64 = 6;
 /// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up.
 const SLICE: u64 = 3;
@@ -623,7 +624,7 @@ mod tests {
     fn what_keeps_tombstones_from_going_is_swept() {
         // The first keeps none, and the second fills a file.
         let tombstones = [2, 3, 4].map(|seq| segment(seq, 0, 99));
-        let log = [&[segment(0, 100, 0), segment(1, 98, 1)], &tombstones[..]].concat();
+        let log = [&[segment(0, 100, 0), segment(1, 99, 0)], &tombstones[..]].concat();
         assert_eq!(choice(&log), Some((1..2, u64::MAX)));
     }
 

@@ -65,8 +65,8 @@ const CLASSES: [u32; 32] = [
     super::record::MAX_RECORD_BYTES as u32,
 ];
 
-/// A key's seeded 128-bit hash. Clients choose the keys, so the seed is secret. The index uses the high half; hints
-/// use both, so that two keys never pass for one there.
+/// A key's seeded 128-bit hash. Clients choose the keys, so the seed is secret. The index uses its first 31 bits,
+/// hints 96, so that two keys do not pass for one there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(pub u128);
 

@@ -145,7 +145,7 @@ use std::io;
 /// Settings of a store.
 ///
 /// The promise on disk use: all files of the directory together stay below 2 × the live records (each takes key,
-/// value and 40 bytes, rounded up to 8, in the log, and 24 bytes in a hint) + 2 × `segment_bytes`, however long keys
+/// value and 40 bytes, rounded up to 8, in the log, and 18 bytes in a hint) + 2 × `segment_bytes`, however long keys
 /// are overwritten, set and deleted, as long as no record is longer than `segment_bytes` / 16 and the disk keeps up.
 /// To that end the log's files are a quarter of `segment_bytes` long, and compaction, whenever more than
 /// `compact_dead_percent` of the sealed files is dead, works in proportion to what is appended and to what dies. Where
@@ -164,7 +164,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: 64 << 20, compact_dead_percent: 40, overlay_bytes: 64 << 20, entropy: 0 }
+        Options { segment_bytes: 64 << 20, compact_dead_percent: 26, overlay_bytes: 64 << 20, entropy: 0 }
     }
 }
 

@@ -6,7 +6,7 @@ use super::append::Log;
 use super::commit::Commits;
 use super::compaction::Compactor;
 use super::disk::{Disk, Done, FileId, Lane, OpId};
-use super::hint::{Entry, GROUPS, HintBuilder, HintFile};
+use super::hint::{AsItIs, Entry, GROUPS, HintBuilder, HintFile};
 use super::index::{Index, KeyHash, Position};
 use super::overlay::{Indexed, Overlay, Prior};
 use super::record::{self, Kind, Mark};
@@ -19,7 +19,7 @@ use super::state::SmallState;
 use super::{Fatal, Options, Probe, Store};
 use crate::id::{Epoch, Lsn, Uuid};
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::io::{self, IoSlice};
 
 /// Where a segment's entries come from.
@@ -205,14 +205,20 @@ impl<D: Disk> Store<D> {
         let hint_bytes = hint.as_ref().map(|hint| hint.bytes);
         self.segments.get_mut(slot).hint_bytes = hint_bytes.unwrap_or(0);
         match hint {
-            Some(hint) if seal.last <= committed => return Ok((slot, Source::File(hint))),
+            Some(hint) if seal.last <= committed => {
+                self.segments.get_mut(slot).dead_records += u64::from(hint.left_out);
+                return Ok((slot, Source::File(hint)));
+            }
             Some(hint) => self.disk.close(hint.file),
             None => report.hints_made += 1,
         }
         let image = read_file(&mut self.disk, found.file, seal.end);
         let image = image.map_err(|e| OpenError::Io("reading the log", e))?;
-        let (all, to_index) = self.read_sealed(slot, &image, head, seal, committed, uncommitted)?;
+        let (mut all, to_index) = self.read_sealed(slot, &image, head, seal, committed, uncommitted)?;
         if hint_bytes.is_none() {
+            if seal.last <= committed {
+                all.leave_out_superseded();
+            }
             self.write_hint_now(slot, all).map_err(OpenError::from)?;
         }
         Ok((slot, Source::Memory(to_index)))
@@ -304,7 +310,7 @@ impl<D: Disk> Store<D> {
             self.segments.append_to_order(slot);
             let mut builders = [HintBuilder::default(), HintBuilder::default()];
             let bytes = self.collect(slot, scan, data_end, run.committed, &mut builders, uncommitted);
-            let [all, to_index] = builders;
+            let [mut all, to_index] = builders;
             records += bytes.records;
             let rewritten = self.rewrite(slot, bytes, end, run.committed, is_last)?;
             (end, epoch) = (rewritten.last, rewritten.epoch.max(epoch));
@@ -318,6 +324,9 @@ impl<D: Disk> Store<D> {
                 self.log = Log::new(slot, all, end, committed, epoch);
                 self.commits = Commits::new(committed);
             } else {
+                if end <= run.committed {
+                    all.leave_out_superseded();
+                }
                 self.write_hint_now(slot, all).map_err(OpenError::from)?;
             }
         }
@@ -501,24 +510,6 @@ impl<D: Disk> Store<D> {
             return Err(OpenError::Full);
         }
         Ok(())
-    }
-}
-
-/// Hashes a hash: it is good enough as it is, with a secret seed.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a key's hash is a u128");
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Load {
 impl Default for Load {
     fn default() -> Self {
         Load {
-            options: Options { segment_bytes: 256 << 10, ..Options::default() },
+            options: Options { segment_bytes: 256 << 10, compact_dead_percent: 40, ..Options::default() },
             keys: 40,
             longest_value: 4000,
             delete_once_in: 5,
