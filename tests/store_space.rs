@@ -247,6 +247,45 @@ fn what_compaction_has_saved_up_is_spent_over_several_turns() {
     assert!(before > 1 << 20 && longest < 192 << 10, "{before} bytes were copied, {longest} in one turn");
 }
 
+/// Values of a megabyte come one a turn: compaction in proportion to them has turns of its own.
+#[test]
+fn what_a_turn_that_appends_much_owes_is_paid_by_those_behind_it() {
+    let options = Options { segment_bytes: 16 << 20, compact_dead_percent: 45, ..Options::default() };
+    let mut driver = opened(Load { options, ..Load::default() });
+    for first in (0..3000).step_by(50) {
+        settled(&mut driver, first..first + 50);
+    }
+    for first in (0..3000).step_by(100) {
+        settled(&mut driver, first..first + 50);
+    }
+    driver.kill();
+    driver.load.options.compact_dead_percent = 5;
+    driver.open().unwrap();
+    let (mut appended, mut turns) = (0, 0);
+    let mut copied_in_turn = |driver: &mut Driver| {
+        let before = driver.store().stats().compacted_bytes;
+        busy_turn(driver);
+        driver.store().stats().compacted_bytes - before
+    };
+    for first in (4000..4800).step_by(100) {
+        for n in first..first + 100 {
+            assert!(driver.write(set(n, 4000)).unwrap());
+            appended += 4000;
+        }
+        let copied = copied_in_turn(&mut driver);
+        assert!(copied < 192 << 10, "{copied} bytes in a turn that appended much");
+        while driver.store().owes_compaction() {
+            turns += 1;
+            let copied = copied_in_turn(&mut driver);
+            assert!(copied <= (1 << 20) + (64 << 10), "{copied} bytes in a turn behind it");
+        }
+    }
+    assert!(turns > 4, "{turns}");
+    // Half of what it goes through is dead: twice as much as was appended would do.
+    let read = 2 * driver.store().stats().compacted_bytes;
+    assert!(read > 2 * appended, "{read} bytes for {appended}");
+}
+
 /// Opened with a setting by which much is left to compact.
 fn opened_with_much_to_compact() -> Driver {
     let options = Options { compact_dead_percent: 45, ..Load::default().options };

@@ -39,9 +39,9 @@ const READ_BYTES: usize = 64 * 1024;
 const READ_LARGE_BYTES: usize = 256 * 1024;
 /// How much a turn writes to connections that are not urgent: where many take large answers, the others wait for no more
 /// than this.
-const SENT_BYTES: usize = 512 * 1024;
+const SENT_BYTES: usize = 256 * 1024;
 /// The same for each one that is urgent.
-const SENT_URGENT_BYTES: usize = 768 * 1024;
+const SENT_URGENT_BYTES: usize = 256 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
 const MOVED_BYTES: usize = 4 * 1024;

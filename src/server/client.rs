@@ -88,7 +88,7 @@ impl Server {
                 (Filled::Drained, _) => return,
                 (Filled::More, _) => {}
             }
-            if self.has_read_enough() {
+            if self.has_read_enough() || self.core.is_behind() {
                 return self.reactor.again(id);
             }
         }

@@ -289,10 +289,10 @@ impl<D: Disk> Core<D> {
         !self.ahead.is_empty()
     }
 
-    /// Whether some are left, so that no others should be read.
+    /// Whether there is so much to do for the requests that have come that no others should be read in this turn.
     #[must_use]
-    pub fn has_left(&self) -> bool {
-        self.ahead.has_left()
+    pub fn is_behind(&self) -> bool {
+        self.ahead.has_left() || self.store.owes_compaction()
     }
 
     /// Takes a request that another node forwarded.
@@ -562,7 +562,7 @@ impl<D: Disk> Core<D> {
         self.release(sink);
         self.go_on_handing_over(sink);
         self.note_sync_times(syncs);
-        Ok(more || !self.ahead.is_empty() || self.store.sync_is_due() || self.store.end() != end)
+        Ok(more || self.is_behind() || !self.ahead.is_empty() || self.store.sync_is_due() || self.store.end() != end)
     }
 
     /// Whoever is answered asks again a moment later, and what comes together shares a sync: so behind one, the next begins in

@@ -195,8 +195,7 @@ impl Server {
         for is_urgent in [true, false] {
             self.reads_until_ns = self.now.boot_ns + READ_NS;
             self.reads_until_bytes = self.core.unwritten_bytes() + READ_RECORD_BYTES;
-            self.begin_requests();
-            while !self.has_read_enough()
+            while !(self.has_read_enough() || !is_urgent && self.core.is_behind())
                 && let Some(id) = self.reactor.next_ready(is_urgent)
             {
                 match self.reactor.get(id).map(|conn| &conn.state) {
@@ -259,9 +258,7 @@ impl Server {
 
     /// Whether the rest is the next turn's.
     pub(super) fn has_read_enough(&self) -> bool {
-        self.core.has_left()
-            || self.now.boot_ns >= self.reads_until_ns
-            || self.core.unwritten_bytes() >= self.reads_until_bytes
+        self.now.boot_ns >= self.reads_until_ns || self.core.unwritten_bytes() >= self.reads_until_bytes
     }
 
     /// Reads the clocks: after the sockets, never before, so that no answer is judged by a moment that lies before its

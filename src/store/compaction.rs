@@ -30,6 +30,9 @@ const CREDIT: u64 = 6;
 /// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up.
 const SLICE: u64 = 3;
 const LEAST_SLICE_BYTES: u64 = 2 * CHUNK_BYTES;
+/// A turn for which it would be more has enough to do: the turns behind it do it, so many bytes each, and until then no more
+/// should be appended ([`Store::owes_compaction`]).
+const MOST_SLICE_BYTES: u64 = 1 << 20;
 /// The longest run of segments that becomes one.
 const LONGEST_RUN: usize = 64;
 /// What a file takes besides its records.
@@ -46,6 +49,8 @@ pub(super) struct Compactor {
     /// Bytes that were appended, and that were superseded, in this turn.
     appended: u64,
     died: u64,
+    /// Bytes to be worked through before more is appended.
+    owed: u64,
     /// After a look that found nothing to do: bytes to be appended before the next.
     rest: u64,
     /// A part of an output is being synced, so that there is never much of it before the device at once: the log's own
@@ -120,11 +125,23 @@ struct Work {
     /// The bytes that the last read was started for.
     asked: usize,
     chunk: Vec<u8>,
+    /// The records in the chunk.
+    read: Vec<Read>,
     copied: Vec<u8>,
     /// Bytes that were written since the last sync of a part began.
     unsynced: u64,
     moves: Vec<Move>,
     hint: HintBuilder,
+}
+
+/// A record of an input.
+#[derive(Debug, Clone)]
+struct Read {
+    hash: KeyHash,
+    lsn: Lsn,
+    kind: Kind,
+    /// Where it stands in the chunk.
+    place: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -241,14 +258,25 @@ impl<D: Disk> Store<D> {
         self.compactor.credit = (self.compactor.credit + fresh).min(most);
         // What was saved up while the disk was waited for is spent over several turns, and so is what a deletion of much
         // allows: a turn copies what must be copied for what it appends, and a little more.
-        let slice = (SLICE * appended).max(LEAST_SLICE_BYTES);
+        let owed = self.compactor.owed + SLICE * appended;
+        let is_much = SLICE * appended > MOST_SLICE_BYTES;
+        let slice = if is_much { LEAST_SLICE_BYTES } else { owed.clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES) };
         let budget = self.compactor.credit.min(slice);
+        let mut done = 0;
         // On a full disk nothing may be appended until it has made room.
         if fresh > 0 || self.compactor.work.is_some() || self.space.is_full {
-            let (done, _) = self.compact(budget)?;
+            (done, _) = self.compact(budget)?;
             self.compactor.credit = self.compactor.credit.saturating_sub(done);
         }
+        // Where it waits for the disk, or finds nothing to do, nobody waits for it.
+        self.compactor.owed = if done < budget { 0 } else { owed.saturating_sub(done) };
         Ok(())
+    }
+
+    /// Whether so much was appended that compaction should go on before more is.
+    #[must_use]
+    pub fn owes_compaction(&self) -> bool {
+        self.compactor.owed > 0
     }
 
     /// Works through about `budget` bytes: how many it were, and whether there is more to do at once.
@@ -339,6 +367,7 @@ impl<D: Disk> Store<D> {
             need: 0,
             asked: 0,
             chunk: Vec::new(),
+            read: Vec::new(),
             copied: Vec::new(),
             unsynced: 0,
             moves: Vec::new(),
@@ -420,10 +449,32 @@ impl<D: Disk> Store<D> {
     /// Zero, and `work.need`, where the first frame is longer than the chunk; `is_all`: nothing was missing of what
     /// was asked for.
     fn copy(&mut self, work: &mut Work, chunk: &[u8], is_all: bool) -> Result<u64, Fatal> {
+        let Some(taken) = self.read_frames(work, chunk, is_all) else { return Ok(0) };
+        let slot = work.inputs[work.input];
+        let output_at = self.segments.get(work.output).end;
+        let read = std::mem::take(&mut work.read);
+        for record in &read {
+            let at = work.at + record.place.start as u64;
+            let [old, new] = [(slot, at), (work.output, output_at + work.copied.len() as u64)]
+                .map(|(slot, at)| Position { slot, at });
+            if !self.take_over(work, record, old, new, &chunk[record.place.clone()]) {
+                self.misplaced(slot, at, record);
+                return Ok(0);
+            }
+        }
+        work.read = read;
+        work.at += taken as u64;
+        self.move_over(work)?;
+        Ok(taken as u64)
+    }
+
+    /// The whole frames in `chunk`, all checked: their bytes, and their records in `work.read`. Memory is asked for what the
+    /// index says of each, so that it has come for all of them when the first is looked up. `None`: one is damaged.
+    fn read_frames(&mut self, work: &mut Work, chunk: &[u8], is_all: bool) -> Option<usize> {
         let slot = work.inputs[work.input];
         let Segment { head: Head { salt, .. }, end, first, last, .. } = *self.segments.get(slot);
-        let output_at = self.segments.get(work.output).end;
         let mut taken = 0;
+        work.read.clear();
         // What the frame before this needed says nothing any more.
         work.need = 0;
         while taken < chunk.len() {
@@ -436,32 +487,34 @@ impl<D: Disk> Store<D> {
                 }
                 Err(reason) => {
                     self.corrupt(self.segments.get(slot).head.seq.log_name(), at, reason.to_string());
-                    return Ok(0);
+                    return None;
                 }
             };
-            if let Frame::Record(record) = found {
+            if let Frame::Record(Record { lsn, kind, key, .. }) = found {
+                let read = Read { hash: self.hash(key), lsn, kind, place: taken..taken + bytes };
                 // A start reads no segment that has a hint: a sound record at a place that is not its own shows here.
-                let is_in_place = record.lsn > work.last && (first..=last).contains(&record.lsn);
-                let [old, new] = [(slot, at), (work.output, output_at + work.copied.len() as u64)]
-                    .map(|(slot, at)| Position { slot, at });
-                if !is_in_place || !self.take_over(work, &record, old, new, &chunk[taken..taken + bytes]) {
-                    let reason = format!("record {} of {bytes} bytes does not belong there", record.lsn.0);
-                    self.corrupt(self.segments.get(slot).head.seq.log_name(), at, reason);
-                    return Ok(0);
+                if lsn <= work.last || !(first..=last).contains(&lsn) {
+                    self.misplaced(slot, at, &read);
+                    return None;
                 }
-                work.last = record.lsn;
+                self.index.expect(read.hash);
+                work.last = lsn;
+                work.read.push(read);
             }
             taken += bytes;
         }
-        work.at += taken as u64;
-        self.move_over(work)?;
-        Ok(taken as u64)
+        Some(taken)
+    }
+
+    fn misplaced(&mut self, slot: Slot, at: u64, record: &Read) {
+        let reason = format!("record {} of {} bytes does not belong there", record.lsn.0, record.place.len());
+        self.corrupt(self.segments.get(slot).head.seq.log_name(), at, reason);
     }
 
     /// Copies a record from one position to the other, if it is live; a tombstone may be dropped instead. `false`: it is
     /// longer than what had been counted.
-    fn take_over(&mut self, work: &mut Work, record: &Record<'_>, old: Position, to: Position, frame: &[u8]) -> bool {
-        let (hash, bytes, kind) = (self.hash(record.key), frame.len(), record.kind);
+    fn take_over(&mut self, work: &mut Work, record: &Read, old: Position, to: Position, frame: &[u8]) -> bool {
+        let (hash, bytes, kind) = (record.hash, frame.len(), record.kind);
         // A jump needs no copy: a compacted segment's lsns may have gaps.
         if kind == Kind::Jump || !self.index.holds(hash, old) {
             return true;

@@ -71,17 +71,17 @@ fn requests_behind_long_records_are_begun_one_by_one() {
     world.settle();
     world.heard.answers.clear();
     let mut asked: Vec<Ticket> = (0..5).map(|_| world.submit(1, &op(Verb::Get, &mine[0], ""))).collect();
-    assert!(world.heard.answers.is_empty() && !world.core.has_left());
+    assert!(world.heard.answers.is_empty() && !world.core.is_behind());
     // With a value so long it is begun at once, but not before these.
     asked.push(world.submit(1, &op(Verb::Set, &mine[0], &long)));
     asked.push(world.submit(1, &op(Verb::Set, &mine[1], "behind it")));
     for begun in 1..7 {
         assert_eq!(world.heard.answers.len(), begun.min(5));
-        assert!(world.core.has_left() && !world.core.is_idle());
+        assert!(world.core.is_behind() && !world.core.is_idle());
         assert!(world.core.flush(&mut world.heard).unwrap(), "it has more to do");
         assert_eq!(world.core.begin_some(&mut world.heard), begun < 6);
     }
-    assert!(!world.core.has_left());
+    assert!(!world.core.is_behind());
     world.settle();
     let order: Vec<Ticket> = world.heard.answers.iter().map(|(ticket, _)| *ticket).collect();
     assert_eq!(order, asked);
