@@ -2,7 +2,7 @@
 //! after the other, each would wait for it twice: for the index, and for the record that is there.
 //! Never: what becomes of them.
 
-use super::lane::Asked;
+use super::lane::{Asked, LaneKey};
 use crate::op::{Condition, Op, Verb};
 use crate::store::disk::Disk;
 use crate::store::{Candidate, KeyHash, Store};
@@ -11,7 +11,7 @@ use crate::store::{Candidate, KeyHash, Store};
 const MOST: usize = 16;
 /// Fewer are begun at once where their records are so long together: that holds up the turn.
 const MOST_BYTES: usize = 64 << 10;
-/// A request with a longer value waits only behind others: copying it costs more than waiting saves.
+/// A request with a longer value waits only behind others of its lane: copying it costs more than waiting saves.
 const MOST_VALUE_BYTES: usize = 1024;
 
 /// See the module.
@@ -38,10 +38,10 @@ struct Waiting {
 }
 
 impl Ahead {
-    /// Whether a request gains by waiting.
+    /// Whether a request of this lane is to wait.
     #[must_use]
-    pub fn helps(op: &Op<'_>) -> bool {
-        op.value.len() <= MOST_VALUE_BYTES
+    pub fn takes(&self, lane: LaneKey, op: &Op<'_>) -> bool {
+        op.value.len() <= MOST_VALUE_BYTES || self.waiting.iter().any(|waiting| waiting.asked.lane == lane)
     }
 
     /// Whether some are to be begun before another comes.

@@ -257,17 +257,13 @@ impl<D: Disk> Core<D> {
     }
 
     /// Takes a request. It is answered through the sink: at once, or when it is due. Requests on this node's shard are begun
-    /// some at a time, in the order in which they came: see [`Core::begin_some`].
+    /// some at a time, those of a lane in the order in which they came: see [`Core::begin_some`].
     pub fn submit(&mut self, ticket: Ticket, stream: Stream, op: &Op<'_>, sink: &mut impl Sink) {
         let deadline_ms = self.now_ms + self.answer_ms;
         let lane = (stream, self.router.shard_of(op.key));
         let wait_until_ms = self.now_ms + self.wait_ms;
         let asked = Asked { ticket, lane, deadline_ms, wait_until_ms, is_confirmed: false };
-        // Those on another shard are in no order with these.
-        if self.my_shard != Some(lane.1) {
-            return self.take(asked, op, Known::default(), sink);
-        }
-        if !Ahead::helps(op) && !self.begin_some(sink) {
+        if self.my_shard != Some(lane.1) || !self.ahead.takes(lane, op) {
             return self.take(asked, op, Known::default(), sink);
         }
         self.ahead.push(asked, op);

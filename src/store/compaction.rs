@@ -260,11 +260,11 @@ impl<D: Disk> Store<D> {
         // allows: a turn copies what must be copied for what it appends, and a little more.
         let owed = self.compactor.owed + SLICE * appended;
         let is_much = SLICE * appended > MOST_SLICE_BYTES;
-        let slice = if is_much { LEAST_SLICE_BYTES } else { owed.clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES) };
+        let slice = if is_much { 0 } else { owed.clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES) };
         let budget = self.compactor.credit.min(slice);
         let mut done = 0;
         // On a full disk nothing may be appended until it has made room.
-        if fresh > 0 || self.compactor.work.is_some() || self.space.is_full {
+        if fresh > 0 || owed > 0 || self.compactor.work.is_some() || self.space.is_full {
             (done, _) = self.compact(budget)?;
             self.compactor.credit = self.compactor.credit.saturating_sub(done);
         }
