@@ -705,7 +705,7 @@ impl Process {
         }
         let (core, mut out) = self.parts();
         // Now and then they are left to the next turn, as those behind long records are.
-        let are_left = around.dice.once_in(8);
+        let are_left = around.stall_once_in > 0 && around.dice.once_in(8);
         while !are_left && core.begin_some(&mut out) {}
         // What is answered at once is a read, and it was not there before this moment.
         for (ticket, answer) in &self.answers[answered..] {
