@@ -67,7 +67,8 @@ pub struct Head<'b> {
     pub upgrade_peer: bool,
 }
 
-/// How far the search for the end of a head has come. Every byte is looked at once, however many steps it takes.
+/// How far the search for the end of a head has come. Every byte is looked at once, however many steps it takes,
+/// but for those that are compared with known lines at a line's end.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// Where the head begins: behind the blank lines before it.

@@ -40,7 +40,7 @@ const READ_LARGE_BYTES: usize = 256 * 1024;
 /// How much a turn writes to connections that are not urgent: where many take large answers, the others wait for no more
 /// than this.
 const SENT_BYTES: usize = 256 * 1024;
-/// The same for each one that is urgent.
+/// The same for each one that is urgent, or twice what the turn has added for it, so that none falls behind.
 const SENT_URGENT_BYTES: usize = 256 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
@@ -374,12 +374,17 @@ impl<T> Reactor<T> {
 
     /// Writes what was appended, and to the sockets that became writable: directly, until they are full. First to those
     /// that are urgent, at most [`SENT_URGENT_BYTES`] to each; to the others at most [`SENT_BYTES`] together: the rest is
-    /// the next turn's, in the same order.
-    /// `done` hears of each of them, as it is then.
-    pub fn flush_dirty(&mut self, now_ms: u64, is_urgent: impl Fn(&T) -> bool, mut done: impl FnMut(&mut Conn<T>)) {
+    /// the next turn's, in the same order. `added`: bytes that this turn may have added for each urgent one. `done` hears of each of them, as it is then.
+    pub fn flush_dirty(
+        &mut self,
+        now_ms: u64,
+        added: usize,
+        is_urgent: impl Fn(&T) -> bool,
+        mut done: impl FnMut(&mut Conn<T>),
+    ) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for urgent_ones in [true, false] {
-            let mut room = if urgent_ones { SENT_URGENT_BYTES } else { SENT_BYTES };
+            let mut room = if urgent_ones { SENT_URGENT_BYTES.max(2 * added) } else { SENT_BYTES };
             dirty.retain(|id| {
                 let Some(conn) = lookup(&mut self.conns, *id) else { return false };
                 if urgent_ones && !is_urgent(&conn.state) {
@@ -651,7 +656,7 @@ mod tests {
         while reactor.has_unsent() || reactor.iter_mut().any(|conn| conn.output_bytes() > 0) {
             let mut sent = [0; 4];
             let before: Vec<u64> = reactor.iter_mut().map(|conn| conn.written_bytes).collect();
-            reactor.flush_dirty(1, is_urgent, |conn| {
+            reactor.flush_dirty(1, 0, is_urgent, |conn| {
                 order.push(conn.state);
                 sent[conn.state] = conn.written_bytes - before[conn.state];
             });
@@ -714,7 +719,7 @@ mod tests {
         let id = reactor.iter_mut().next().unwrap().id;
         let bytes = vec![7u8; 32 << 20];
         reactor.output(id).unwrap().0.extend_from_slice(&bytes);
-        reactor.flush_dirty(5, |()| false, |_| ());
+        reactor.flush_dirty(5, 0, |()| false, |_| ());
         assert!(reactor.held_bytes() > 0, "32 MiB fit into no socket buffer");
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 32 << 20];
@@ -725,7 +730,7 @@ mod tests {
             while let Some(id) = reactor.next_ready(false) {
                 reactor.touch(id);
             }
-            reactor.flush_dirty(6, |()| false, |_| ());
+            reactor.flush_dirty(6, 0, |()| false, |_| ());
             reactor.held_bytes() == 0
         });
         assert!(reader.join().unwrap() == bytes);

@@ -2,7 +2,7 @@
 //! after the other, each would wait for it twice: for the index, and for the record that is there.
 //! Never: what becomes of them.
 
-use super::lane::{Asked, LaneKey};
+use super::lane::{Asked, LaneKey, Stream};
 use crate::op::{Condition, Op, Verb};
 use crate::store::disk::Disk;
 use crate::store::{Candidate, KeyHash, Store};
@@ -72,8 +72,20 @@ impl Ahead {
         self.waiting.push(Waiting { asked, verb, condition, stale, places });
     }
 
+    /// Forgets those of a source that is gone.
+    pub fn forget_of(&mut self, is_of_it: impl Fn(Stream) -> bool) {
+        self.waiting.retain(|waiting| !is_of_it(waiting.asked.lane.0));
+        self.forget(0);
+    }
+
+    /// The memory that keys and values take here.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Asks memory for what is needed to begin the first of them. Returns how many those are: all, or fewer where their
-    /// records are long.
+    /// records, or values, are long.
     ///
     /// Step by step for all of them, not request by request: a processor waits for several places at a time only where what
     /// it does between them is short.
@@ -83,11 +95,12 @@ impl Ahead {
         self.hashes.iter().for_each(|hash| store.expect(*hash));
         self.candidates.clear();
         let (mut count, mut record_bytes) = (0, 0);
-        for hash in &self.hashes {
+        for (hash, waiting) in self.hashes.iter().zip(&self.waiting) {
             if record_bytes >= MOST_BYTES {
                 break;
             }
             count += 1;
+            record_bytes += waiting.places[2] - waiting.places[1];
             if let Some(candidate) = store.candidate(*hash) {
                 record_bytes += candidate.most_bytes;
                 self.candidates.push(candidate);
@@ -105,8 +118,8 @@ impl Ahead {
 
     /// Forgets the first `count`.
     pub fn forget(&mut self, count: usize) {
-        let end = self.waiting[..count].last().map_or(0, |last| last.places[2]);
         self.waiting.drain(..count);
+        let end = self.waiting.first().map_or(self.bytes.len(), |first| first.places[0]);
         self.has_left = !self.waiting.is_empty();
         self.bytes.drain(..end);
         self.bytes.shrink_to(MOST_BYTES);

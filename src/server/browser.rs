@@ -19,8 +19,8 @@ pub struct AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// For a node with this address, from the settings `http.allowed_hosts` (names, with or without a port: without, any port will do) and
-    /// `http.allowed_origins` (such as `https://console.example`).
+    /// For a node with this address, from the settings `http.allowed_hosts` (names, with or without a port: without, any
+    /// port will do) and `http.allowed_origins` (such as `https://console.example`).
     #[must_use]
     pub fn new(own: SocketAddr, hosts: &[String], origins: &[String]) -> AllowedHosts {
         AllowedHosts { own: own.to_string(), hosts: hosts.to_vec(), origins: origins.to_vec() }

@@ -273,7 +273,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// Begins requests that were put off, as many as a turn can at once. To be called when a turn's requests were submitted.
-    /// Returns whether some are left: they come before whatever comes later, in this turn or the next.
+    /// Returns whether some are left: they come before whatever comes later in their lanes, in this turn or the next.
     pub fn begin_some(&mut self, sink: &mut impl Sink) -> bool {
         let mut ahead = std::mem::take(&mut self.ahead);
         let count = ahead.expect(&self.store);
@@ -472,6 +472,7 @@ impl<D: Disk> Core<D> {
 
     /// A stream's source is gone: what it asked and was not begun is forgotten.
     pub fn on_source_gone(&mut self, is_of_it: impl Fn(Stream) -> bool) {
+        self.ahead.forget_of(&is_of_it);
         let held = &mut self.held_bytes;
         self.lanes.retain(|key, lane| {
             if is_of_it(key.0) {
@@ -675,7 +676,7 @@ impl<D: Disk> Core<D> {
     /// Bytes of requests that are kept.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        self.held_bytes
+        self.held_bytes + self.ahead.held_bytes() as u64
     }
 
     /// This node's copy.

@@ -218,13 +218,14 @@ impl Server {
         if let Some(failed) = self.fatal.take() {
             return Err(fatal(failed));
         }
+        let added = self.core.unwritten_bytes();
         let (core, mut out) = self.core_and_sink();
         self.has_more = core.flush(&mut out).map_err(fatal)?;
         self.watch_log();
         self.tell_time();
         let begin = self.phase(TurnPhase::Store, begin);
 
-        self.send();
+        self.send(added);
         // What is told to the others when the cluster has just been formed is on its way.
         self.mind_cluster();
         self.tell_time();
@@ -385,11 +386,12 @@ impl Server {
     }
 
     /// Sends what was queued, and wakes the clients that were paused for it.
-    fn send(&mut self) {
+    /// `added`: bytes of records that go to the other copies.
+    fn send(&mut self, added: usize) {
         let now_ms = self.now.ms();
         let max_pipeline = self.cluster.settings().limits.max_pipeline;
         let mut again = Vec::new();
-        self.reactor.flush_dirty(now_ms, Role::is_link, |conn| {
+        self.reactor.flush_dirty(now_ms, added, Role::is_link, |conn| {
             let output_bytes = conn.output_bytes();
             if conn.is_broken || matches!(conn.closing, Closing::Lingering { .. }) {
                 again.push(conn.id);

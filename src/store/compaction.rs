@@ -27,12 +27,17 @@ const CHUNK_BYTES: u64 = 64 << 10;
 /// overwritten evenly, the segment with most dead is half dead when a quarter of all is: 2 would keep up. The rest is for
 /// tombstones, which take a second pass over what is older.
 const CREDIT: u64 = 6;
-/// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up.
+/// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up; but for one that
+/// appends much ([`MOST_SLICE_BYTES`]).
 const SLICE: u64 = 3;
 const LEAST_SLICE_BYTES: u64 = 2 * CHUNK_BYTES;
-/// A turn for which it would be more has enough to do: the turns behind it do it, so many bytes each, and until then no more
-/// should be appended ([`Store::owes_compaction`]).
+/// A turn for which it would be more has enough to do: the turns behind it do it, so many bytes each, and clients wait for that
+/// ([`Store::owes_compaction`]).
 const MOST_SLICE_BYTES: u64 = 1 << 20;
+/// Where more than so much is owed, since the other copies' links do not wait, every turn does its own part at once.
+const MOST_OWED_BYTES: u64 = 4 * MOST_SLICE_BYTES;
+/// Of so many turns that owe something, one after the other, clients are read in one.
+const TURNS_OF_DEBT: u32 = 5;
 /// The longest run of segments that becomes one.
 const LONGEST_RUN: usize = 64;
 /// What a file takes besides its records.
@@ -49,8 +54,10 @@ pub(super) struct Compactor {
     /// Bytes that were appended, and that were superseded, in this turn.
     appended: u64,
     died: u64,
-    /// Bytes to be worked through before more is appended.
+    /// Bytes to be worked through before clients append more; never more than the credit.
     owed: u64,
+    /// How many turns in a row have owed some, modulo [`TURNS_OF_DEBT`].
+    turn_of_debt: u32,
     /// After a look that found nothing to do: bytes to be appended before the next.
     rest: u64,
     /// A part of an output is being synced, so that there is never much of it before the device at once: the log's own
@@ -135,7 +142,7 @@ struct Work {
 }
 
 /// A record of an input.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Read {
     hash: KeyHash,
     lsn: Lsn,
@@ -257,10 +264,14 @@ impl<D: Disk> Store<D> {
         let most = 4 * self.options.file_bytes();
         self.compactor.credit = (self.compactor.credit + fresh).min(most);
         // What was saved up while the disk was waited for is spent over several turns, and so is what a deletion of much
-        // allows: a turn copies what must be copied for what it appends, and a little more.
-        let owed = self.compactor.owed + SLICE * appended;
-        let is_much = SLICE * appended > MOST_SLICE_BYTES;
-        let slice = if is_much { 0 } else { owed.clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES) };
+        // allows: a turn does what must be done for what it appends, and a little more, or leaves it to those behind it.
+        let (before, due) = (self.compactor.owed, SLICE * appended);
+        let owed = (before + due).min(self.compactor.credit);
+        let slice = match due {
+            MOST_SLICE_BYTES.. if before == 0 => 0,
+            _ if owed > MOST_OWED_BYTES => due.max(MOST_SLICE_BYTES),
+            _ => owed.clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES),
+        };
         let budget = self.compactor.credit.min(slice);
         let mut done = 0;
         // On a full disk nothing may be appended until it has made room.
@@ -269,14 +280,16 @@ impl<D: Disk> Store<D> {
             self.compactor.credit = self.compactor.credit.saturating_sub(done);
         }
         // Where it waits for the disk, or finds nothing to do, nobody waits for it.
-        self.compactor.owed = if done < budget { 0 } else { owed.saturating_sub(done) };
+        let owed = if done < budget { 0 } else { owed.saturating_sub(done) };
+        self.compactor.turn_of_debt = if owed > 0 { (self.compactor.turn_of_debt + 1) % TURNS_OF_DEBT } else { 0 };
+        self.compactor.owed = owed;
         Ok(())
     }
 
-    /// Whether so much was appended that compaction should go on before more is.
+    /// Whether so much was appended that compaction should go on before clients are read again.
     #[must_use]
     pub fn owes_compaction(&self) -> bool {
-        self.compactor.owed > 0
+        self.compactor.turn_of_debt > 0
     }
 
     /// Works through about `budget` bytes: how many it were, and whether there is more to do at once.

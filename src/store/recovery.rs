@@ -112,7 +112,7 @@ pub struct Recovery {
     pub committed: Lsn,
     /// Bytes behind the last record that had never been synced, and were cut.
     pub torn_bytes: u64,
-    /// Sealed segments that had to be read because their hint was missing or damaged.
+    /// Sealed segments that had to be read because their hint was missing, damaged, or of another format.
     pub hints_made: u64,
 }
 

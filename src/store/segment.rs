@@ -8,7 +8,7 @@ use crate::id::{Lsn, Uuid};
 /// Where a segment's records begin: behind two sectors, one for the head and one for the seal, so that writing
 /// the seal touches no byte that is in use already.
 pub const DATA_AT: u64 = 1024;
-/// The version of the format of segments, hints and small state.
+/// The version of the format of segments and small state.
 pub const FORMAT: u32 = 1;
 const SEAL_AT: usize = 512;
 const HEAD_MAGIC: &[u8; 8] = b"dkv-log\n";

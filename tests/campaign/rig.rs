@@ -203,7 +203,7 @@ impl Rig {
         let blocks = |path: PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
         let disk_bytes = names(&self.cluster.data(node)).into_iter().map(blocks).sum();
         let live =
-            self.cluster.metric(node, "dkv_log_bytes{state=\"live\"}") + 24.0 * self.cluster.metric(node, "dkv_keys");
+            self.cluster.metric(node, "dkv_log_bytes{state=\"live\"}") + 18.0 * self.cluster.metric(node, "dkv_keys");
         let allowed_bytes = 2 * live as u64 + 2 * SEGMENT_BYTES;
         Sample { node, resident_bytes, descriptors, disk_bytes, allowed_bytes }
     }

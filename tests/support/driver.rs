@@ -404,7 +404,7 @@ impl Driver {
 
     /// The bytes that the model's records take, in the log and in hints.
     pub fn live_bytes(&self) -> u64 {
-        let record = |key: &Vec<u8>, value: &Vec<u8>| (40 + key.len() + value.len()).next_multiple_of(8) as u64 + 24;
+        let record = |key: &Vec<u8>, value: &Vec<u8>| (40 + key.len() + value.len()).next_multiple_of(8) as u64 + 18;
         self.model.iter().map(|(key, (_, value))| record(key, value)).sum()
     }
 
