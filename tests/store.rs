@@ -405,13 +405,29 @@ fn the_figures_are_those_of_the_files() {
     expect(ran, &mut driver);
     let settled = driver.settle();
     expect(settled, &mut driver);
+    let files = driver.machine.files();
+    let images: Vec<(String, u64, Vec<u8>)> =
+        files.into_iter().map(|(name, bytes)| (name.clone(), bytes, driver.machine.read(&name))).collect();
+    let number = |image: &[u8], at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap());
+    let is_log = |name: &str| name.ends_with(".log");
+    let spans: Vec<_> =
+        images.iter().filter(|file| is_log(&file.0)).map(|file| (number(&file.2, 32), number(&file.2, 40))).collect();
     let [mut logs, mut log_bytes, mut data_bytes] = [0; 3];
-    for (name, bytes) in driver.machine.files() {
-        let image = driver.machine.read(&name);
-        log_bytes += if ["log", "hint", "spare"].iter().any(|end| name.ends_with(end)) { bytes } else { 0 };
-        // The segment that is prepared has nothing behind its head; a compacted one may have nothing but that and its seal.
-        let end = image.iter().rposition(|byte| *byte != 0).map_or(0, |last| (last as u64 + 1).next_multiple_of(8));
-        if name.ends_with(".log") && end > 512 {
+    for (name, bytes, image) in &images {
+        log_bytes += if ["log", "hint", "spare"].iter().any(|end| name.ends_with(end)) { *bytes } else { 0 };
+        if !is_log(name) {
+            continue;
+        }
+        // A compacted segment ends with its bytes, if it has more than a head and a seal. Another one ends with its last
+        // mark; one that is only prepared has none, and what is behind the end in it may be an earlier one's.
+        let last = match image[12] {
+            1 => image.iter().rposition(|byte| *byte != 0).map(|last| last as u64 + 1),
+            _ => (1024..image.len()).step_by(8).rfind(|at| image[*at..at + 8] == image[48..56]).map(|at| at as u64 + 8),
+        };
+        // A file that waits to be used again.
+        let is_superseded = spans.iter().any(|(first, last)| (first + 1..=*last).contains(&number(image, 32)));
+        let end = last.filter(|_| !is_superseded).map_or(0, |last| last.next_multiple_of(8));
+        if end > 512 {
             (logs, data_bytes) = (logs + 1, data_bytes + end.saturating_sub(1024));
         }
     }

@@ -36,7 +36,7 @@ const FIRST_MS: u64 = 1_000;
 /// Connections above `limits.max_connections` that are accepted all the same: peers come by the same door.
 pub(super) const PEER_RESERVE: usize = 64;
 /// Bytes of background work in a turn at most.
-const BACKGROUND_BYTES: u64 = 128 * 1024;
+const BACKGROUND_BYTES: u64 = 32 * 1024;
 /// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
 /// next one. What follows from what was read takes longer than the reading: sending, the store.
 const READ_NS: u64 = 300_000;

@@ -80,8 +80,8 @@ pub(super) struct Next {
     pub file: FileId,
     pub head: Head,
     pub reserved: u64,
-    /// Its file and its name are not durable yet: this many syncs to go.
-    pub syncs_to_go: u8,
+    /// Its file and its name are not durable yet: so many operations to go.
+    pub to_go: u8,
 }
 
 /// Staged bytes that go into one segment.
@@ -346,7 +346,7 @@ impl<D: Disk> Store<D> {
     }
 
     pub(super) fn can_rotate(&self) -> bool {
-        let next_is_ready = self.log.next.as_ref().is_some_and(|next| next.syncs_to_go == 0);
+        let next_is_ready = self.log.next.as_ref().is_some_and(|next| next.to_go == 0);
         next_is_ready && self.log.previous.is_none()
     }
 

@@ -22,7 +22,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 
 /// Read at a time, in bytes.
-const CHUNK_BYTES: u64 = 64 << 10;
+const CHUNK_BYTES: u64 = 16 << 10;
 /// Bytes of input that may be worked through for each byte that is appended or superseded, whichever are more. Where keys are
 /// overwritten evenly, the segment with most dead is half dead when a quarter of all is: 2 would keep up. The rest is for
 /// tombstones, which take a second pass over what is older.
@@ -270,7 +270,7 @@ impl<D: Disk> Store<D> {
         let slice = match due {
             MOST_SLICE_BYTES.. if before == 0 => 0,
             _ if owed > MOST_OWED_BYTES => due.max(MOST_SLICE_BYTES),
-            _ => owed.clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES),
+            _ => owed.max(SLICE * died).clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES),
         };
         let budget = self.compactor.credit.min(slice);
         let mut done = 0;
@@ -343,6 +343,7 @@ impl<D: Disk> Store<D> {
 
     /// Makes the file of the output, with space for all that may come to stand in it.
     fn prepare_output(&mut self, inputs: &[Slot], droppable: Lsn) -> Result<Option<Work>, Fatal> {
+        self.look_at_freed();
         let run: Vec<&Segment> = inputs.iter().map(|slot| self.segments.get(*slot)).collect();
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Ok(None);
@@ -359,7 +360,7 @@ impl<D: Disk> Store<D> {
             return Ok(None);
         };
         let salt = self.small.salt();
-        let head = Head { store, seq, seq_to, salt, compacted: true, purged: self.log.committed };
+        let head = Head { store, seq, seq_to, salt, compacted: true, reused: false, purged: self.log.committed };
         let mut segment = Segment::new(file, head, span.0);
         (segment.last, segment.reserved) = (span.1, reserved);
         let written = self.disk.write(file, 0, &[IoSlice::new(&head.encode())]);
@@ -625,13 +626,14 @@ impl<D: Disk> Store<D> {
         self.segments.get_mut(work.output).sealed = true;
         let replaced = self.segments.replace(&work.inputs, work.output);
         for (n, old) in replaced.into_iter().enumerate() {
-            self.disk.close(old.file);
             // The first one's names are the output's now.
             if n > 0 {
-                self.remove(&old.head.seq.log_name());
-                self.remove(&old.head.seq.hint_name());
+                self.free(&old);
+            } else {
+                self.disk.close(old.file);
             }
         }
+        self.look_at_freed();
         self.compactor.installed += 1;
         self.write_hint(work.output, work.hint)
     }
@@ -648,7 +650,15 @@ mod tests {
 
     /// A full segment of 1 KiB records, `live` and `tombstones` of them in percent.
     fn segment(seq: u64, live: u64, tombstones: u64) -> Segment {
-        let head = Head { store: Uuid(1), seq: Seq(seq), seq_to: Seq(seq), salt: 1, compacted: false, purged: Lsn(0) };
+        let head = Head {
+            store: Uuid(1),
+            seq: Seq(seq),
+            seq_to: Seq(seq),
+            salt: 1,
+            compacted: false,
+            reused: false,
+            purged: Lsn(0),
+        };
         let mut segment = Segment::new(FileId(0), head, Lsn(seq * 1000 + 1));
         let records = FILE / 1024;
         (segment.last, segment.end) = (Lsn(seq * 1000 + 1000), DATA_AT + FILE);

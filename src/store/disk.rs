@@ -5,7 +5,8 @@
 
 use std::io::{self, IoSlice};
 
-/// An open file. Never used again for another file while the process lives.
+/// An open file. Each [`Disk::open`] and [`Disk::create`] gives one of its own, which is never used again while the process
+/// lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u32);
 
@@ -55,7 +56,7 @@ pub trait Disk: Sized {
     /// Whatever the system says.
     fn list(&mut self) -> io::Result<Vec<String>>;
 
-    /// *Blocking.* Opens an existing file for reading and writing.
+    /// *Blocking*, but for a file that was open a moment ago. Opens an existing file for reading and writing.
     ///
     /// # Errors
     /// Whatever the system says.

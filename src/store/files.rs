@@ -10,7 +10,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -19,6 +19,8 @@ use std::thread::JoinHandle;
 
 /// How much of zeros is written at a time where the file system cannot allocate space.
 const ZEROS_BYTES: usize = 1 << 20;
+/// How much of a removed file is freed at a time.
+const FREED_BYTES: u64 = 1 << 20;
 
 enum Work {
     Write {
@@ -381,7 +383,7 @@ impl Worker {
                     remove_if_there(&self.path.join(prefix.clone() + &name))?;
                 }
             }
-            Work::Close(open) => drop(open),
+            Work::Close(open) => give_back(open)?,
             Work::Read { file, at, len } => {
                 let mut bytes = vec![0; len];
                 let read = read_all_at(&file, at, &mut bytes)?;
@@ -406,6 +408,19 @@ fn names_with(directory: &Path, prefix: &str) -> io::Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// What nobody can open any more gives its space back in steps: a file system that discards what is freed (ext4 with
+/// `discard`) keeps the device's queue for as long as that takes, and a sync of the log would wait for all of it.
+fn give_back(Open { file, view, .. }: Open) -> io::Result<()> {
+    drop(view);
+    let Ok(file) = Arc::try_unwrap(file) else { return Ok(()) };
+    let found = file.metadata()?;
+    if found.nlink() == 0 {
+        let steps = found.len().div_ceil(FREED_BYTES);
+        (0..steps).rev().try_for_each(|step| file.set_len(step * FREED_BYTES))?;
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

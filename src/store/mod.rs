@@ -23,11 +23,12 @@
 //!
 //! ```text
 //! 0     head    magic "dkv-log\n", u32 format, u32 compacted, u128 store, u64 seq, u64 seq_to, u64 salt,
-//!               u64 purged, u32 crc32c of all before
+//!               u64 purged, u32 reused, 12 × 0, u32 crc32c of all before
 //! 512   seal    magic "dkv-seal", u64 salt, u64 first lsn, u64 last lsn, u64 end,
 //!               u64 committed, u32 crc32c of all before
 //! 1024  mark    repeats the last of the segment before
-//!       records and marks, to the end; behind it reserved space, zeros
+//!       records and marks, to the end; behind it reserved space: zeros, or, in a file that was an earlier segment's
+//!       (reuse.rs), what that left
 //!
 //! record  0 u32 crc32c of bytes 4 to the end of the padding     mark  0 u32 crc32c of bytes 4 to 48
 //!         4 u32 length without padding                                4 u32 48
@@ -107,6 +108,7 @@ mod read;
 mod rebuild;
 pub mod record;
 mod recovery;
+mod reuse;
 mod scan;
 pub mod segment;
 mod small;
@@ -136,6 +138,7 @@ use index::Index;
 use log_read::LogReads;
 use overlay::Overlay;
 use record::Mark;
+use reuse::Freed;
 use segment::Segments;
 use small::Small;
 use space::Space;
@@ -164,7 +167,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: 64 << 20, compact_dead_percent: 26, overlay_bytes: 64 << 20, entropy: 0 }
+        Options { segment_bytes: 64 << 20, compact_dead_percent: 25, overlay_bytes: 64 << 20, entropy: 0 }
     }
 }
 
@@ -294,7 +297,7 @@ enum Purpose {
     Sync,
     /// A cold read.
     Read { file: FileId, at: u64 },
-    /// One of the two syncs after which the next segment can be used.
+    /// What must be done before the next segment can be used.
     Next,
     /// A cold read for another copy.
     LogRead { file: FileId, at: u64 },
@@ -332,6 +335,7 @@ pub struct Store<D: Disk> {
     commits: Commits,
     space: Space,
     compactor: Compactor,
+    freed: Option<Freed>,
     keys: u64,
     under_way: HashMap<OpId, Purpose>,
     events: VecDeque<Event>,
@@ -457,7 +461,7 @@ impl<D: Disk> Store<D> {
             index_entries: self.index.entries(),
             index_bytes: self.index.memory_bytes() as u64,
             disk_full: self.space.is_full,
-            log_bytes: self.space.spare_bytes() + self.log.next_bytes(),
+            log_bytes: self.space.spare_bytes() + self.log.next_bytes() + self.freed_bytes(),
             ..Stats::default()
         };
         let mut data_bytes = 0;

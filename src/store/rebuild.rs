@@ -93,6 +93,7 @@ impl<D: Disk> Store<D> {
             commits: Commits::new(Lsn::ZERO),
             space: Space::default(),
             compactor: Compactor::default(),
+            freed: None,
             keys: 0,
             under_way: HashMap::new(),
             events: VecDeque::new(),
@@ -342,7 +343,7 @@ impl<D: Disk> Store<D> {
 
     fn head_of(&mut self, seq: Seq) -> Head {
         let (store, salt) = (self.small.state().store, self.small.salt());
-        Head { store, seq, seq_to: seq, salt, compacted: false, purged: Lsn::ZERO }
+        Head { store, seq, seq_to: seq, salt, compacted: false, reused: false, purged: Lsn::ZERO }
     }
 
     /// The records of an unsealed segment, one behind the other, as they will stand from the first mark's end on.
@@ -516,7 +517,8 @@ impl<D: Disk> Store<D> {
 /// The log of a store without one: its one segment has no file behind it, and is never used.
 fn nowhere() -> (Segments, Log) {
     let seq = Seq(0);
-    let head = Head { store: Uuid::default(), seq, seq_to: seq, salt: 1, compacted: false, purged: Lsn::ZERO };
+    let head =
+        Head { store: Uuid::default(), seq, seq_to: seq, salt: 1, compacted: false, reused: false, purged: Lsn::ZERO };
     let mut segments = Segments::default();
     let active = segments.add(Segment::new(FileId(u32::MAX), head, Lsn(1)));
     (segments, Log::new(active, HintBuilder::default(), Lsn::ZERO, Lsn::ZERO, Epoch::default()))

@@ -11,7 +11,7 @@
 
 use super::disk::{Disk, FileId};
 use super::record;
-use super::scan::{Claims, Scan, without_trailing_zeros};
+use super::scan::{Claims, Scan, up_to_last_mark, without_trailing_zeros};
 use super::segment::{DATA_AT, FORMAT, Head, Seal, Seq};
 use super::state::{BadState, SmallState};
 use super::{Corruption, Fatal, Options, Store, rebuild};
@@ -387,7 +387,9 @@ fn judge(survey: &Survey, run: &mut Run) -> Claims {
         claims = claims.and(Claims::anywhere_in(data, head.salt));
         // A segment that was only opened holds nothing but its first mark.
         let untorn = run.ends.get(n).copied().unwrap_or(DATA_AT + record::MARK_BYTES as u64);
-        run.torn_bytes += without_trailing_zeros(image.get(untorn as usize..).unwrap_or_default());
+        let behind = image.get(untorn as usize..).unwrap_or_default();
+        // What an earlier segment left in the file tells nothing.
+        run.torn_bytes += if head.reused { up_to_last_mark(behind, head.salt) } else { without_trailing_zeros(behind) };
     }
     claims
 }
@@ -397,8 +399,15 @@ mod tests {
     use super::*;
 
     fn found(seq: u64, to: u64, span: Option<(u64, u64)>) -> Found {
-        let head =
-            Head { store: Uuid(1), seq: Seq(seq), seq_to: Seq(to), salt: 1, compacted: to > seq, purged: Lsn::ZERO };
+        let head = Head {
+            store: Uuid(1),
+            seq: Seq(seq),
+            seq_to: Seq(to),
+            salt: 1,
+            compacted: to > seq,
+            reused: false,
+            purged: Lsn::ZERO,
+        };
         let seal = span.map(|(first, last)| Seal { first: Lsn(first), last: Lsn(last), end: 2048, committed: Lsn(0) });
         Found { seq: Seq(seq), file: FileId(seq as u32), len: 4096, head: Some(head), seal }
     }

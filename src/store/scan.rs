@@ -1,7 +1,7 @@
 //! Owns: reading a segment's bytes from front to back, and looking for marks behind a place where that ends.
 //! Never: files; what follows from what is found.
 
-use super::record::{self, Kind, MARK_SALT_AT, Record};
+use super::record::{self, Kind, MARK_BYTES, MARK_SALT_AT, Mark, Record};
 use super::segment::{DATA_AT, Frame, frame};
 use crate::id::{Epoch, Lsn};
 
@@ -17,22 +17,29 @@ impl Claims {
         Claims { synced: self.synced.max(other.synced), committed: self.committed.max(other.committed) }
     }
 
-    /// What all marks in `bytes` claim, wherever they stand; `bytes` begins at an aligned position of a segment with
-    /// this salt.
+    /// What all marks in `bytes` claim, wherever they stand: see [`marks_in`].
     pub fn anywhere_in(bytes: &[u8], salt: u64) -> Claims {
-        let salt_bytes = salt.to_le_bytes();
-        let mut claims = Claims::default();
-        for (word, bytes_of_word) in bytes.chunks_exact(record::ALIGN).enumerate() {
-            let at = word * record::ALIGN;
-            if bytes_of_word == salt_bytes
-                && at >= MARK_SALT_AT
-                && let Some(mark) = record::decode_mark(&bytes[at - MARK_SALT_AT..], salt)
-            {
-                claims = claims.and(Claims { synced: mark.synced, committed: mark.committed });
-            }
-        }
-        claims
+        marks_in(bytes, salt).fold(Claims::default(), |claims, (_, mark)| {
+            claims.and(Claims { synced: mark.synced, committed: mark.committed })
+        })
     }
+}
+
+/// The marks in `bytes`, wherever they stand, each with its place; `bytes` begins at an aligned position of a segment with
+/// this salt.
+fn marks_in(bytes: &[u8], salt: u64) -> impl Iterator<Item = (usize, Mark)> {
+    let salt_bytes = salt.to_le_bytes();
+    let words = bytes.chunks_exact(record::ALIGN).enumerate().skip(MARK_SALT_AT / record::ALIGN);
+    let salts = words.filter(move |(_, word)| **word == salt_bytes);
+    salts.filter_map(move |(word, _)| {
+        let at = word * record::ALIGN - MARK_SALT_AT;
+        record::decode_mark(&bytes[at..], salt).map(|mark| (at, mark))
+    })
+}
+
+/// How many bytes there are before the end of the last mark.
+pub(super) fn up_to_last_mark(bytes: &[u8], salt: u64) -> u64 {
+    marks_in(bytes, salt).last().map_or(0, |(at, _)| (at + MARK_BYTES) as u64)
 }
 
 /// A record and where it stands.
@@ -125,7 +132,6 @@ pub(super) fn without_trailing_zeros(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::Mark;
     use super::*;
 
     #[test]

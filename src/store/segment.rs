@@ -67,6 +67,8 @@ pub struct Head {
     pub salt: u64,
     /// Whether compaction wrote it: then its lsns have gaps, and it has no marks.
     pub compacted: bool,
+    /// Whether the file was an earlier segment's, of which something may stand behind its end.
+    pub reused: bool,
     /// What was committed when compaction began to write it: no record that was dead then is in it. Zero if not
     /// compacted.
     pub purged: Lsn,
@@ -99,6 +101,7 @@ impl Head {
         put(&mut bytes, 40, &self.seq_to.0.to_le_bytes());
         put(&mut bytes, 48, &self.salt.to_le_bytes());
         put(&mut bytes, 56, &self.purged.0.to_le_bytes());
+        put(&mut bytes, 64, &u32::from(self.reused).to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..HEAD_BYTES - 4]);
         put(&mut bytes, HEAD_BYTES - 4, &crc.to_le_bytes());
         bytes
@@ -118,6 +121,7 @@ impl Head {
             seq_to: Seq(u64_at(bytes, 40)),
             salt: u64_at(bytes, 48),
             compacted: u32_at(bytes, 12) == 1,
+            reused: u32_at(bytes, 64) == 1,
             purged: Lsn(u64_at(bytes, 56)),
         });
         head.filter(|head| head.seq <= head.seq_to && head.seq_to.0 < COUNT_END && head.purged.0 < COUNT_END)
@@ -365,6 +369,7 @@ mod tests {
             seq_to: Seq(4),
             salt: 0x1234_5678_9abc_def0,
             compacted: true,
+            reused: true,
             purged: Lsn(9),
         }
     }

@@ -131,6 +131,9 @@ impl<D: Disk> Store<D> {
 
     /// On a full disk nothing may be sent to be appended, so it is looked for room once a turn unasked.
     pub(super) fn look_for_room(&mut self) {
+        if self.space.is_full {
+            self.remove_freed();
+        }
         if self.space.is_full && self.space.may_try() && self.health.is_none() {
             // What it finds is in `is_full` and in what is reserved.
             let _ = self.make_room(Kind::Set, self.reserved_room() + self.options.step_bytes());

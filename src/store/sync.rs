@@ -2,7 +2,8 @@
 //! Never: what the records say.
 
 use super::append::Next;
-use super::disk::{Disk, Done, Lane};
+use super::disk::{Disk, Done, FileId, Lane, OpId};
+use super::record::put;
 use super::segment::{DATA_AT, Head, Seal};
 use super::{Event, Fatal, Purpose, Store};
 use crate::id::Lsn;
@@ -106,27 +107,49 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         let seq = active.head.seq_to.next();
-        let salt = self.small.salt();
-        let head = Head { store: active.head.store, seq, seq_to: seq, salt, compacted: false, purged: Lsn::ZERO };
-        // Its first reservation holds deletes even if the disk is full by then.
-        let reserved = DATA_AT + 2 * self.options.step_bytes();
-        let Some(file) = self.create_reserved(&seq.log_name(), reserved)? else {
-            return Ok(());
-        };
-        let written = self.disk.write(file, 0, &[IoSlice::new(&head.encode())]);
-        written.map_err(|e| Fatal::new("preparing a segment of the log", &e))?;
-        let syncs = [self.disk.start_sync(Lane::Background, file), self.disk.start_sync_dir(Lane::Background)];
-        for op in syncs {
-            self.start(op, Purpose::Next);
+        let store = active.head.store;
+        let freed = self.take_freed();
+        let (reused, salt) = (freed.is_some(), self.small.salt());
+        let head = Head { store, seq, seq_to: seq, salt, compacted: false, reused, purged: Lsn::ZERO };
+        match freed {
+            Some((file, old, reserved)) => {
+                self.write_head(file, &head)?;
+                let op = self.disk.start_install(Lane::Background, file, &old.log_name(), &seq.log_name());
+                self.next_begins(Next { file, head, reserved, to_go: 1 }, &[op]);
+            }
+            None => {
+                // Its first reservation holds deletes even if the disk is full by then.
+                let reserved = DATA_AT + 2 * self.options.step_bytes();
+                let Some(file) = self.create_reserved(&seq.log_name(), reserved)? else {
+                    return Ok(());
+                };
+                self.write_head(file, &head)?;
+                let ops = [self.disk.start_sync(Lane::Background, file), self.disk.start_sync_dir(Lane::Background)];
+                self.next_begins(Next { file, head, reserved, to_go: 2 }, &ops);
+            }
         }
-        self.log.next = Some(Next { file, head, reserved, syncs_to_go: syncs.len() as u8 });
         Ok(())
+    }
+
+    /// The head, and nothing where a seal may have been.
+    fn write_head(&mut self, file: FileId, head: &Head) -> Result<(), Fatal> {
+        let mut start = [0; DATA_AT as usize];
+        put(&mut start, 0, &head.encode());
+        let written = self.disk.write(file, 0, &[IoSlice::new(&start)]);
+        written.map_err(|e| Fatal::new("preparing a segment of the log", &e))
+    }
+
+    fn next_begins(&mut self, next: Next, ops: &[OpId]) {
+        for op in ops {
+            self.start(*op, Purpose::Next);
+        }
+        self.log.next = Some(next);
     }
 
     pub(super) fn next_prepared(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
         result.map_err(|e| Fatal::new("preparing a segment of the log", &e))?;
         if let Some(next) = &mut self.log.next {
-            next.syncs_to_go -= 1;
+            next.to_go -= 1;
         }
         Ok(())
     }

@@ -140,7 +140,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn renewed_head(&mut self, slot: Slot) -> Head {
-        Head { salt: self.small.salt(), ..self.segments.get(slot).head }
+        Head { salt: self.small.salt(), reused: false, ..self.segments.get(slot).head }
     }
 
     /// Puts an unsealed file with this data in the place of a segment's. It is durable when this returns.
