@@ -308,7 +308,17 @@ impl<D: Disk> Store<D> {
             // Sealing or preparing is slow, or there is no room for another segment.
             return Err(if self.space.is_full { StageError::Full } else { StageError::Busy });
         }
-        self.make_room(kind, bytes)
+        match self.make_room(kind, bytes) {
+            // What is left of this file is too short, and the next one has brought room for deletes.
+            Err(StageError::Full) if kind == Kind::Delete && self.log.next.is_some() => {
+                if !self.can_rotate() {
+                    return Err(StageError::Busy);
+                }
+                self.rotate();
+                self.make_room(kind, bytes)
+            }
+            made => made,
+        }
     }
 
     /// Where in the turn's buffer the next bytes will stand.
