@@ -4,7 +4,8 @@
 
 mod support;
 
-use dkv::store::{Event, Kind, Lookup};
+use dkv::id::Lsn;
+use dkv::store::{Event, Kind, LogRead, Lookup};
 use support::dice::Dice;
 use support::driver::{Driver, Halt, Load, Write};
 use support::faulty_disk::{Fault, Machine};
@@ -40,6 +41,31 @@ fn reused(machine: &Machine) -> Vec<String> {
         is_its_own && image[64] == 1 && image[512..520] != *b"dkv-seal"
     })
     .collect()
+}
+
+/// Whether a file waits to be used again: its number is one that a compacted segment stands for.
+fn one_waits(machine: &Machine) -> bool {
+    let logs = machine.files().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".log"));
+    let numbers: Vec<[u64; 2]> = logs
+        .map(|name| machine.read(&name))
+        .filter(|image| image.len() >= 1024)
+        .map(|image| [32, 40].map(|at| u64::from_le_bytes(image[at..at + 8].try_into().unwrap())))
+        .collect();
+    numbers.iter().any(|[seq, _]| numbers.iter().any(|[first, last]| (first + 1..=*last).contains(seq)))
+}
+
+/// Nothing that is removed is still on its way then.
+fn run_until_one_waits(driver: &mut Driver) {
+    for _ in 0..2000 {
+        driver.run(1).unwrap();
+        if one_waits(&driver.machine) {
+            driver.settle().unwrap();
+            if one_waits(&driver.machine) {
+                return;
+            }
+        }
+    }
+    panic!("no file waits to be used again");
 }
 
 #[test]
@@ -111,7 +137,7 @@ fn a_crash_at_any_call_on_the_way_loses_nothing() {
 fn a_file_that_waits_to_be_used_again_goes_with_the_next_start() {
     let mut driver = Driver::new(3, load(3));
     driver.open().unwrap();
-    driver.run(300).unwrap();
+    run_until_one_waits(&mut driver);
     driver.settle().unwrap();
     driver.store.take().unwrap().close().unwrap();
     driver.kill();
@@ -153,4 +179,73 @@ fn what_was_read_of_a_file_does_not_stand_for_what_is_in_it_now() {
         }
     }
     assert!(held.len() > 100, "{} cold reads", held.len());
+}
+
+/// The primary reads its log for another copy while records are staged: bytes come back from behind what is written, and
+/// when they are looked at, what should stand there has been written.
+#[test]
+fn what_an_earlier_segment_left_is_not_read_for_another_copy() {
+    let mut reads = 0;
+    for seed in 0..12 {
+        let value = [8, 48, 104, 1000][seed as usize % 4];
+        let mut driver = Driver::new(seed, Load::default());
+        driver.open().unwrap();
+        let mut number = 0_u64;
+        let mut set = |driver: &mut Driver| {
+            number += 1;
+            let key = format!("key {:04}", number % 13).into_bytes();
+            driver.write(Write { kind: Kind::Set, key, value: vec![number as u8; value] }).unwrap();
+        };
+        for round in 0..4000 {
+            (0..=seed % 3).for_each(|_| set(&mut driver));
+            driver.settle().unwrap();
+            if round % 7 != 0 || reused(&driver.machine).is_empty() {
+                continue;
+            }
+            let mut cursor = {
+                let end = driver.store().end().0;
+                driver.store().log_cursor(Lsn(end - 1))
+            };
+            (0..3).for_each(|_| set(&mut driver));
+            driver.machine.evict();
+            let mut out = Vec::new();
+            if let LogRead::Cold(op) = driver.store().read_log(&mut cursor, 1 << 20, &mut out) {
+                let come = |event: Event| matches!(event, Event::LogRead(found) if found == op);
+                while !std::iter::from_fn(|| driver.store().poll().unwrap()).any(come) {}
+                reads += 1;
+            }
+            driver.machine.warm();
+            driver.store().write_turn().unwrap();
+            let read = driver.store().read_log(&mut cursor, 1 << 20, &mut out);
+            assert!(read != LogRead::Corrupt, "seed {seed}, round {round}: {:?}", driver.store().health());
+            driver.settle().unwrap();
+        }
+    }
+    assert!(reads > 500, "{reads} cold reads of a log in such a file");
+}
+
+/// Its room is what is missing: nothing is refused, nor the spare lent, before it is given.
+#[test]
+fn on_a_full_disk_the_file_that_waits_goes_first() {
+    let mut busy = 0;
+    for seed in 0..60 {
+        let mut driver = Driver::new(seed, Load { keys: 14, longest_value: 2000, ..Load::default() });
+        driver.open().unwrap();
+        run_until_one_waits(&mut driver);
+        driver.machine.set_capacity(driver.machine.used_bytes());
+        let spare = |driver: &Driver| {
+            driver.machine.files().into_iter().find(|(name, _)| name == "spare").map(|(_, bytes)| bytes)
+        };
+        let before = spare(&driver);
+        assert!(before.is_some(), "seed {seed}");
+        for _ in 0..200 {
+            driver.run(1).unwrap();
+            if !one_waits(&driver.machine) {
+                break;
+            }
+            assert_eq!((driver.refused_full, spare(&driver) < before), (0, false), "seed {seed}");
+        }
+        busy += driver.refused_busy;
+    }
+    assert!(busy > 0, "in no case was it the room that was missing");
 }

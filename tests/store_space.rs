@@ -243,8 +243,8 @@ fn what_compaction_has_saved_up_is_spent_over_several_turns() {
         let copied = driver.store().stats().compacted_bytes;
         (longest, before) = (longest.max(copied - before), copied);
     }
-    // Two chunks of 64 KiB, and the rest of the one in which they end.
-    assert!(before > 1 << 20 && longest < 192 << 10, "{before} bytes were copied, {longest} in one turn");
+    // Two chunks of 16 KiB, and the rest of the one in which they end.
+    assert!(before > 1 << 20 && longest < 48 << 10, "{before} bytes were copied, {longest} in one turn");
 }
 
 /// Values of a megabyte come one a turn: compaction in proportion to them has turns of its own.

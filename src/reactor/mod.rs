@@ -373,7 +373,7 @@ impl<T> Reactor<T> {
     }
 
     /// Writes what was appended, and to the sockets that became writable: directly, until they are full. First to those
-    /// that are urgent, at most [`SENT_URGENT_BYTES`] to each; to the others at most [`SENT_BYTES`] together: the rest is
+    /// that are urgent, at most `SENT_URGENT_BYTES` to each; to the others at most `SENT_BYTES` together: the rest is
     /// the next turn's, in the same order. `added`: bytes that this turn may have added for each urgent one. `done` hears
     /// of each of them, as it is then.
     pub fn flush_dirty(

@@ -14,6 +14,8 @@ use crate::id::{Epoch, Lsn};
 use std::io::IoSlice;
 use std::ops::Range;
 
+/// Of most systems. Where pages are longer, [`fill`] saves less.
+pub(super) const PAGE_BYTES: u64 = 4096;
 /// A turn's buffer that grew beyond this many bytes is given back.
 const BUFFER_KEPT_BYTES: usize = 4 << 20;
 
@@ -63,6 +65,15 @@ impl std::fmt::Display for AppendError {
 }
 
 impl std::error::Error for AppendError {}
+
+/// What a write from `at` to the segment's end is to be followed by. Where it is the first that touches a page of a file that
+/// was an earlier segment's, and touches a part of it, the system would wait for the device to have the rest of the page.
+fn fill(segment: &Segment, at: u64) -> &'static [u8] {
+    static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+    let bytes = segment.end.next_multiple_of(PAGE_BYTES).min(segment.reserved).saturating_sub(segment.end);
+    let is_first = segment.end - segment.end % PAGE_BYTES >= at;
+    if segment.head.reused && is_first { &ZEROS[..bytes as usize] } else { &[] }
+}
 
 /// Records of another node that were found to continue the log.
 #[derive(Debug)]
@@ -285,6 +296,16 @@ impl<D: Disk> Store<D> {
         &self.log.buffer
     }
 
+    /// Where that of a segment ends which is written: behind it may stand what an earlier one left (`reuse.rs`).
+    pub(super) fn written_end(&self, slot: Slot) -> u64 {
+        let segment = self.segments.get(slot);
+        match self.log.parts.iter().find(|part| part.slot == slot) {
+            Some(part) if segment.has_opening => part.at,
+            Some(_) => DATA_AT,
+            None => segment.end,
+        }
+    }
+
     /// How many bytes the next [`Store::write_turn`] writes.
     #[must_use]
     pub fn unwritten_bytes(&self) -> usize {
@@ -420,7 +441,8 @@ impl<D: Disk> Store<D> {
         let (file, at) = (segment.file, if is_first { DATA_AT } else { part.at });
         segment.end += MARK_BYTES as u64;
         let opening = if is_first { opening.as_slice() } else { &[] };
-        let slices = [opening, &self.log.buffer[part.bytes.clone()], &closing].map(IoSlice::new);
+        let fill = fill(segment, at);
+        let slices = [opening, &self.log.buffer[part.bytes.clone()], &closing, fill].map(IoSlice::new);
         self.disk.write(file, at, &slices).map_err(|e| Fatal::new("writing the log", &e))?;
         self.log.marked = mark;
         Ok(())
@@ -448,7 +470,7 @@ impl<D: Disk> Store<D> {
         }
         let (file, bytes) = (segment.file, record::encode_mark(mark, segment.head.salt));
         (segment.end, segment.has_opening, segment.mark_unsynced) = (end, true, true);
-        let written = self.disk.write(file, at, &[IoSlice::new(&bytes)]);
+        let written = self.disk.write(file, at, &[IoSlice::new(&bytes), IoSlice::new(fill(segment, at))]);
         written.map_err(|e| self.fail(Fatal::new("writing the log", &e)))?;
         self.log.marked = mark;
         self.advance_sync().map_err(|fatal| self.fail(fatal))

@@ -21,15 +21,17 @@ use crate::id::Lsn;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
-/// Read at a time, in bytes.
+/// Read at a time, in bytes; of what is not in the page cache, whose reading takes a while however little it is.
 const CHUNK_BYTES: u64 = 16 << 10;
+const COLD_CHUNK_BYTES: u64 = 128 << 10;
 /// Bytes of input that may be worked through for each byte that is appended or superseded, whichever are more. Where keys are
 /// overwritten evenly, the segment with most dead is half dead when a quarter of all is: 2 would keep up. The rest is for
 /// tombstones, which take a second pass over what is older.
 const CREDIT: u64 = 6;
-/// Of that, a turn spends so many bytes for each that it appends, and at least so many, whatever was saved up; but for one that
-/// appends much ([`MOST_SLICE_BYTES`]).
+/// Of that, a turn spends so many bytes for each that it appends, or that died by then, up to a bound, and at least so many,
+/// whatever was saved up; but for one that appends much ([`MOST_SLICE_BYTES`]).
 const SLICE: u64 = 3;
+const MOST_FOR_DEAD_BYTES: u64 = 256 << 10;
 const LEAST_SLICE_BYTES: u64 = 2 * CHUNK_BYTES;
 /// A turn for which it would be more has enough to do: the turns behind it do it, so many bytes each, and clients wait for that
 /// ([`Store::owes_compaction`]).
@@ -264,13 +266,14 @@ impl<D: Disk> Store<D> {
         let most = 4 * self.options.file_bytes();
         self.compactor.credit = (self.compactor.credit + fresh).min(most);
         // What was saved up while the disk was waited for is spent over several turns, and so is what a deletion of much
-        // allows: a turn does what must be done for what it appends, and a little more, or leaves it to those behind it.
+        // allows: a turn does what must be done for what it appends, and some for what died, or leaves it to those behind it.
         let (before, due) = (self.compactor.owed, SLICE * appended);
+        let for_dead = (SLICE * died).min(MOST_FOR_DEAD_BYTES);
         let owed = (before + due).min(self.compactor.credit);
         let slice = match due {
             MOST_SLICE_BYTES.. if before == 0 => 0,
             _ if owed > MOST_OWED_BYTES => due.max(MOST_SLICE_BYTES),
-            _ => owed.max(SLICE * died).clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES),
+            _ => owed.max(for_dead).clamp(LEAST_SLICE_BYTES, MOST_SLICE_BYTES),
         };
         let budget = self.compactor.credit.min(slice);
         let mut done = 0;
@@ -427,8 +430,8 @@ impl<D: Disk> Store<D> {
             (work.input, work.at, work.last, work.need) = (work.input + 1, DATA_AT, Lsn::ZERO, 0);
             return Ok(Some(0));
         }
-        let (file, name) = (segment.file, segment.head.seq.log_name());
-        let len = CHUNK_BYTES.max(work.need).min(segment.end - work.at) as usize;
+        let (file, end, name) = (segment.file, segment.end, segment.head.seq.log_name());
+        let len = CHUNK_BYTES.max(work.need).min(end - work.at) as usize;
         let mut chunk = std::mem::take(&mut work.chunk);
         chunk.resize(len, 0);
         let copied = match self.disk.try_read(file, work.at, &mut chunk) {
@@ -444,6 +447,7 @@ impl<D: Disk> Store<D> {
         if self.health.is_some() || !must_read {
             return Ok(Some(copied));
         }
+        let len = COLD_CHUNK_BYTES.max(len as u64).min(end - work.at) as usize;
         let op = self.disk.start_read(file, work.at, len);
         work.asked = len;
         self.start(op, Purpose::Compact);

@@ -56,7 +56,7 @@ pub trait Disk: Sized {
     /// Whatever the system says.
     fn list(&mut self) -> io::Result<Vec<String>>;
 
-    /// *Blocking*, but for a file that was open a moment ago. Opens an existing file for reading and writing.
+    /// *Blocking*, but for a file that is open already. Opens an existing file for reading and writing.
     ///
     /// # Errors
     /// Whatever the system says.
@@ -90,6 +90,10 @@ pub trait Disk: Sized {
     /// # Errors
     /// `StorageFull` where there is no room: nothing has changed then.
     fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()>;
+
+    /// Whether all bytes of a file can be replaced without any more room: it has no holes, and its file system writes in
+    /// place.
+    fn can_be_written_over(&self, file: FileId) -> bool;
 
     /// Writes all the bytes at `at` into the page cache.
     ///

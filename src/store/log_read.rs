@@ -149,7 +149,7 @@ impl<D: Disk> Store<D> {
             }
             let slot = self.segment_behind(cursor.seen);
             let segment = self.segments.get(slot);
-            let (end, last) = (segment.end, segment.last);
+            let (end, last) = (self.written_end(slot), segment.last);
             let Place { at, passed, .. } = cursor.enter(segment);
             if at >= end {
                 if passed != last && !segment.head.compacted {
@@ -209,7 +209,7 @@ impl<D: Disk> Store<D> {
         out: &mut Vec<u8>,
     ) -> Result<usize, LogRead> {
         let segment = self.segments.get(slot);
-        let (end, place) = (segment.end, cursor.enter(segment));
+        let (end, place) = (self.written_end(slot), cursor.enter(segment));
         let wanted = CHUNK_BYTES.min(most_bytes.max(64 << 10) as u64).max(place.need);
         let len = wanted.min(end - place.at) as usize;
         let chunk = self.fetch_chunk(slot, cursor, place, len)?;
@@ -266,7 +266,7 @@ impl<D: Disk> Store<D> {
         out: &mut Vec<u8>,
     ) -> Result<usize, LogRead> {
         let segment = self.segments.get(slot);
-        let (salt, end, may_have_gaps) = (segment.head.salt, segment.end, segment.head.compacted);
+        let (salt, end, may_have_gaps) = (segment.head.salt, self.written_end(slot), segment.head.compacted);
         let last = segment.last;
         let mut place = cursor.enter(segment);
         let [before, mut taken] = [out.len(), 0];

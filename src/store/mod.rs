@@ -7,7 +7,7 @@
 //! VERSION LOCK              the directory itself: dir.rs
 //! node voter                what belongs to no copy's data: home.rs
 //! 1-state                   the small state: state.rs
-//! 1-0000000000000001.log    segments, oldest first: the log
+//! 1-0000000000000001.log    segments, oldest first: the log; and at most one file that it will use again: reuse.rs
 //! 1-0000000000000001.hint   what a sealed segment holds, so that a start need not read it: hint.rs
 //! 1-spare                   space kept for a start on a full disk, and for compaction
 //! *.tmp                     being written; removed or written anew by the next start
@@ -263,7 +263,8 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Bytes in the log of everything else: superseded records, tombstones, marks.
     pub dead_bytes: u64,
-    /// Bytes that the files of the log take on disk: with hints, reserved space and the spare.
+    /// Bytes that the files of the log take on disk: with hints, reserved space, the spare and a file that waits to be used
+    /// again.
     pub log_bytes: u64,
     /// Files of the log.
     pub segments: u64,
@@ -311,6 +312,8 @@ enum Purpose {
     Hint,
     /// The spare's removal.
     Spare,
+    /// That of the file that was kept for the log.
+    Freed,
     /// A removal that nothing waits for.
     Removal,
 }
@@ -396,6 +399,7 @@ impl<D: Disk> Store<D> {
             Purpose::CompactSync => self.compaction_synced(result)?,
             Purpose::Hint => self.hint_written(result)?,
             Purpose::Spare => self.spare_removed(result)?,
+            Purpose::Freed => self.freed_removed(result)?,
             Purpose::Removal => {
                 result.map_err(|e| Fatal::new("removing a file of the log", &e))?;
             }

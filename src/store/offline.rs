@@ -102,7 +102,8 @@ pub struct Verification {
     pub end: u64,
     /// The last lsn that is known to be committed.
     pub committed: u64,
-    /// Bytes behind the last record that were never synced: no damage; the next start cuts them.
+    /// Bytes behind the last record that were never synced: no damage; the next start cuts them. See
+    /// [`super::Recovery::torn_bytes`].
     pub torn_bytes: u64,
     /// The first damage in the order of the log, if there is any: from there on the log cannot be used.
     pub damage: Option<Damage>,

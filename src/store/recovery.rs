@@ -110,7 +110,8 @@ pub struct Recovery {
     pub end: Lsn,
     /// What is known to be committed of these.
     pub committed: Lsn,
-    /// Bytes behind the last record that had never been synced, and were cut.
+    /// Bytes behind the last record that had never been synced, and were cut. In a file that was an earlier segment's, those
+    /// up to the last mark only: what else is there cannot be told from what that left.
     pub torn_bytes: u64,
     /// Sealed segments that had to be read because their hint was missing, damaged, or of another format.
     pub hints_made: u64,

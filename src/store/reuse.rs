@@ -3,22 +3,27 @@
 //! remove.
 //! Never: what stands in it.
 //!
-//! What an input of compaction held is committed and durable, so a record that is left in it has a lower lsn than any that
-//! the log still gets, and its marks have another salt: recovery takes neither for the log's (`scan.rs`). A log's end that
-//! was cut off is in no such file: cutting writes files anew (`truncate.rs`).
+//! What an input of compaction held is committed and durable, and so was, before that, what still earlier segments left in
+//! it: a record that is left there has a lower lsn than any that the log still gets, and its marks have another salt.
+//! Recovery takes neither for the log's (`scan.rs`), and while the store is open nothing behind what is written is read
+//! (`Store::written_end`). A log's end that was cut off is in no such file: cutting writes files anew (`truncate.rs`).
 //!
 //! Until the log takes it, the file keeps its name, whose number is one that a compacted segment stands for: a start finds
 //! it needless.
 
-use super::disk::{Disk, FileId};
+use super::disk::{Disk, Done, FileId, Lane};
 use super::segment::{Segment, Seq};
-use super::{Stats, Store};
+use super::{Fatal, Purpose, Stats, Store};
+use std::io;
 
 /// A file that is kept.
 #[derive(Debug)]
 pub(super) struct Freed {
-    seq: Seq,
-    reserved: u64,
+    /// Under an id of its own: what was read of it under the old one, or is being read, is not what will stand there.
+    pub file: FileId,
+    pub seq: Seq,
+    /// Bytes allocated on disk.
+    pub reserved: u64,
 }
 
 impl<D: Disk> Store<D> {
@@ -29,13 +34,23 @@ impl<D: Disk> Store<D> {
         // end would be wasted.
         let file_bytes = self.options.file_bytes();
         let fits = (file_bytes / 4..=file_bytes + self.options.step_bytes()).contains(&old.reserved);
-        if fits && old.reserved > self.freed_bytes() {
+        if fits && old.reserved > self.freed_bytes() && self.disk.can_be_written_over(old.file) {
             self.remove_freed();
-            self.freed = Some(Freed { seq: old.head.seq, reserved: old.reserved });
+            self.keep_freed(old.head.seq, old.reserved);
         } else {
             self.remove(&old.head.seq.log_name());
         }
         self.disk.close(old.file);
+    }
+
+    fn keep_freed(&mut self, seq: Seq, reserved: u64) {
+        match self.disk.open(&seq.log_name()) {
+            Ok(file) => self.freed = Some(Freed { file, seq, reserved }),
+            Err(error) => {
+                log::debug!("a file of the log cannot be used again: {error}");
+                self.remove(&seq.log_name());
+            }
+        }
     }
 
     /// Compaction begins or ends: the file is kept only while disk use is well below what is promised ([`super::Options`]).
@@ -51,25 +66,29 @@ impl<D: Disk> Store<D> {
         self.freed.as_ref().map_or(0, |freed| freed.reserved)
     }
 
-    /// The file that is kept, if there is one, under an id of its own: reads of what it held may be under way. Its number,
-    /// and how much is reserved in it.
-    pub(super) fn take_freed(&mut self) -> Option<(FileId, Seq, u64)> {
-        let Freed { seq, reserved } = self.freed.take()?;
-        match self.disk.open(&seq.log_name()) {
-            Ok(file) => Some((file, seq, reserved)),
-            Err(error) => {
-                log::debug!("a file of the log cannot be used again: {error}");
-                self.remove(&seq.log_name());
-                None
-            }
+    fn remove_freed(&mut self) {
+        if let Some(Freed { file, seq, .. }) = self.freed.take() {
+            // In this order its space goes back in steps (`files.rs`).
+            self.remove(&seq.log_name());
+            self.disk.close(file);
         }
     }
 
-    /// Its room is needed.
-    pub(super) fn remove_freed(&mut self) {
-        let Some((file, seq, _)) = self.take_freed() else { return };
-        // In this order it goes step by step (`files.rs`).
-        self.remove(&seq.log_name());
-        self.disk.close(file);
+    /// The disk is full: the file goes, and until it has, the disk is not called full. `false`: there is none.
+    pub(super) fn give_freed(&mut self) -> bool {
+        if let Some(Freed { file, seq, .. }) = self.freed.take() {
+            // In this order all of its space is back when it is removed.
+            self.disk.close(file);
+            let op = self.disk.start_remove(Lane::Background, &seq.log_name());
+            self.start(op, Purpose::Freed);
+            self.space.freed_goes = true;
+        }
+        self.space.freed_goes
+    }
+
+    pub(super) fn freed_removed(&mut self, result: io::Result<Done>) -> Result<(), Fatal> {
+        result.map_err(|e| Fatal::new("removing a file of the log", &e))?;
+        self.space.freed_goes = false;
+        Ok(())
     }
 }

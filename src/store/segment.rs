@@ -114,6 +114,7 @@ impl Head {
         let sound = bytes.starts_with(HEAD_MAGIC)
             && u32_at(bytes, 8) == FORMAT
             && u32_at(bytes, 12) <= 1
+            && u32_at(bytes, 64) <= 1
             && crc32c::crc32c(&bytes[..HEAD_BYTES - 4]) == u32_at(bytes, HEAD_BYTES - 4);
         let head = sound.then(|| Head {
             store: Uuid(u128_at(bytes, 16)),

@@ -5,7 +5,8 @@
 //! Whenever the active segment's reservation grows, the file `spare` grows first, to one step more: a start on a full
 //! disk gives the spare back to write the unsealed segment anew, and compaction gives it back to make room. While the
 //! disk is full, deletes may use the last step of what is reserved, and outgrow that by the spare's last step; what
-//! sets a value may not.
+//! sets a value may not. A file that is used again (`reuse.rs`) comes with all of its space; the spare has grown about as
+//! far for the one before. While such a file waits, the disk is not full: it goes first.
 
 use super::append::StageError;
 use super::disk::{Disk, Done, FileId, Lane};
@@ -24,6 +25,8 @@ pub(super) struct Space {
     spare_goes: bool,
     /// The spare was given back for compaction, which has not taken the room yet: nobody else may.
     kept_for_compaction: bool,
+    /// The file that was kept for the log is being removed.
+    pub freed_goes: bool,
     /// The last attempt to reserve space found the disk full.
     pub is_full: bool,
     /// So did one in this turn: no other is made before the next.
@@ -69,7 +72,7 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         if (self.space.tried || self.space.kept_for_compaction) && !self.may_outgrow(kind, need) {
-            return Err(StageError::Full);
+            return Err(if self.space.freed_goes { StageError::Busy } else { StageError::Full });
         }
         let target = match self.log.next {
             Some(_) if wanted <= file_bytes => wanted.next_multiple_of(step).min(file_bytes),
@@ -131,9 +134,6 @@ impl<D: Disk> Store<D> {
 
     /// On a full disk nothing may be sent to be appended, so it is looked for room once a turn unasked.
     pub(super) fn look_for_room(&mut self) {
-        if self.space.is_full {
-            self.remove_freed();
-        }
         if self.space.is_full && self.space.may_try() && self.health.is_none() {
             // What it finds is in `is_full` and in what is reserved.
             let _ = self.make_room(Kind::Set, self.reserved_room() + self.options.step_bytes());
@@ -161,16 +161,22 @@ impl<D: Disk> Store<D> {
                 self.space.is_full = false;
                 Ok(bytes)
             }
-            Err(error) if is_full(&error) => {
-                self.space.is_full = true;
-                self.space.tried = true;
-                Err(StageError::Full)
-            }
+            Err(error) if is_full(&error) => Err(self.found_full()),
             Err(error) => {
                 self.fail(Fatal::new("reserving space for the log", &error));
                 Err(StageError::Busy)
             }
         }
+    }
+
+    /// There was no room. What is kept for the log alone goes first.
+    fn found_full(&mut self) -> StageError {
+        self.space.tried = true;
+        if self.give_freed() {
+            return StageError::Busy;
+        }
+        self.space.is_full = true;
+        StageError::Full
     }
 
     /// Grows the spare to at least this many bytes. `false`: it is just being given back.
@@ -197,8 +203,7 @@ impl<D: Disk> Store<D> {
         let file = match self.disk.create(name) {
             Ok(file) => file,
             Err(error) if is_full(&error) => {
-                self.space.is_full = true;
-                self.space.tried = true;
+                self.found_full();
                 return Ok(None);
             }
             Err(error) => return Err(failed(&error)),
@@ -206,8 +211,7 @@ impl<D: Disk> Store<D> {
         match self.disk.reserve(file, bytes) {
             Ok(()) => Ok(Some(file)),
             Err(error) if is_full(&error) => {
-                self.space.is_full = true;
-                self.space.tried = true;
+                self.found_full();
                 // The empty file stays: a removal under way could meet the file of the next attempt.
                 self.disk.close(file);
                 Ok(None)
@@ -223,7 +227,7 @@ impl<D: Disk> Store<D> {
             return Ok(None);
         }
         let created = self.create_reserved(name, bytes)?;
-        self.space.kept_for_compaction = created.is_none() && self.give_spare();
+        self.space.kept_for_compaction = created.is_none() && !self.space.freed_goes && self.give_spare();
         Ok(created)
     }
 

@@ -1,9 +1,10 @@
 //! Owns: the order in which the log's files are synced, sealed and prepared.
 //! Never: what the records say.
 
-use super::append::Next;
+use super::append::{Next, PAGE_BYTES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
 use super::record::put;
+use super::reuse::Freed;
 use super::segment::{DATA_AT, Head, Seal};
 use super::{Event, Fatal, Purpose, Store};
 use crate::id::Lsn;
@@ -108,11 +109,11 @@ impl<D: Disk> Store<D> {
         }
         let seq = active.head.seq_to.next();
         let store = active.head.store;
-        let freed = self.take_freed();
+        let freed = self.freed.take();
         let (reused, salt) = (freed.is_some(), self.small.salt());
         let head = Head { store, seq, seq_to: seq, salt, compacted: false, reused, purged: Lsn::ZERO };
         match freed {
-            Some((file, old, reserved)) => {
+            Some(Freed { file, seq: old, reserved }) => {
                 self.write_head(file, &head)?;
                 let op = self.disk.start_install(Lane::Background, file, &old.log_name(), &seq.log_name());
                 self.next_begins(Next { file, head, reserved, to_go: 1 }, &[op]);
@@ -131,9 +132,9 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// The head, and nothing where a seal may have been.
+    /// The head, and nothing where a seal may have been, nor in the rest of the page, which the system would read otherwise.
     fn write_head(&mut self, file: FileId, head: &Head) -> Result<(), Fatal> {
-        let mut start = [0; DATA_AT as usize];
+        let mut start = [0; PAGE_BYTES as usize];
         put(&mut start, 0, &head.encode());
         let written = self.disk.write(file, 0, &[IoSlice::new(&start)]);
         written.map_err(|e| Fatal::new("preparing a segment of the log", &e))

@@ -779,6 +779,10 @@ impl Disk for FaultyDisk {
         Ok(FileId(world.open.len() as u32 - 1))
     }
 
+    fn can_be_written_over(&self, _file: FileId) -> bool {
+        true
+    }
+
     fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
         world.write_call()?;
