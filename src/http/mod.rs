@@ -137,8 +137,8 @@ struct Pending {
 
 impl Decoder {
     /// Looks at all bytes of the connection that are not consumed yet. The same bytes give the same requests and the
-    /// same rejections however they were split, and whatever lines are known (under
-    /// the same limits).
+    /// same rejections however they were split, and whatever lines are known
+    /// (under the same limits).
     pub fn step<'b>(&mut self, buf: &'b mut [u8], limits: &Limits, known: &mut KnownLines) -> Step<'b> {
         let step = match self.pending.take() {
             Some(pending) => self.go_on(pending, buf, limits, known),

@@ -14,7 +14,7 @@ use crate::id::{Epoch, Lsn};
 use std::io::IoSlice;
 use std::ops::Range;
 
-/// Of most systems. Where pages are longer, [`fill`] saves less.
+/// The length of a page of the page cache on most systems, in bytes. Where it is longer, [`fill`] saves less.
 pub(super) const PAGE_BYTES: u64 = 4096;
 /// A turn's buffer that grew beyond this many bytes is given back.
 const BUFFER_KEPT_BYTES: usize = 4 << 20;

@@ -648,21 +648,12 @@ mod tests {
     use super::super::disk::FileId;
     use super::super::segment::Seq;
     use super::*;
-    use crate::id::Uuid;
 
     const FILE: u64 = 1 << 20;
 
     /// A full segment of 1 KiB records, `live` and `tombstones` of them in percent.
     fn segment(seq: u64, live: u64, tombstones: u64) -> Segment {
-        let head = Head {
-            store: Uuid(1),
-            seq: Seq(seq),
-            seq_to: Seq(seq),
-            salt: 1,
-            compacted: false,
-            reused: false,
-            purged: Lsn(0),
-        };
+        let head = Head::for_test(Seq(seq), 1);
         let mut segment = Segment::new(FileId(0), head, Lsn(seq * 1000 + 1));
         let records = FILE / 1024;
         (segment.last, segment.end) = (Lsn(seq * 1000 + 1000), DATA_AT + FILE);

@@ -419,9 +419,10 @@ fn names_with(directory: &Path, prefix: &str) -> io::Result<Vec<String>> {
 }
 
 /// What nobody can open any more gives its space back in steps: a file system that discards what is freed (ext4 with
-/// `discard`) keeps the device's queue for as long as that takes, and a sync of the log would wait for all of it. Nobody maps it: who
-/// opened it a second time (`reuse.rs`) has closed the first before, in this lane. A read of that one which is still under
-/// way may come back short; nobody asks for what it brings.
+/// `discard`) keeps the device's queue for as long as that takes, and a sync of the log would wait for all of it.
+///
+/// Nobody maps it: who opened it a second time (`reuse.rs`) has closed the first before, in this lane. A read of that one
+/// which is still under way may come back short; nobody asks for what it brings.
 fn give_back(Open { file, view, .. }: Open) -> io::Result<()> {
     drop(view);
     let Ok(file) = Arc::try_unwrap(file) else { return Ok(()) };

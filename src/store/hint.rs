@@ -339,15 +339,7 @@ mod tests {
         let all: Vec<Entry> = (0..GROUPS).flat_map(|group| builder.group(group)).collect();
         entries.sort_by_key(|entry| (entry.hash.0 >> 120, entry.at));
         assert_eq!(all, entries);
-        let head = Head {
-            store: Uuid(1),
-            seq: Seq(2),
-            seq_to: Seq(2),
-            salt: 3,
-            compacted: false,
-            reused: false,
-            purged: Lsn(0),
-        };
+        let head = Head::for_test(Seq(2), 3);
         let seal = Seal { first: Lsn(1), last: Lsn(5000), end: 1 << 20, committed: Lsn(5000) };
         let length = builder.encoded_bytes();
         let bytes = builder.encode(&head, &seal).concat();
@@ -371,15 +363,7 @@ mod tests {
         found.leave_out_superseded();
         found.left_out.sort_unstable();
         assert_eq!(found.left_out, builder.left_out);
-        let head = Head {
-            store: Uuid(1),
-            seq: Seq(2),
-            seq_to: Seq(2),
-            salt: 3,
-            compacted: false,
-            reused: false,
-            purged: Lsn(0),
-        };
+        let head = Head::for_test(Seq(2), 3);
         let seal = Seal { first: Lsn(1), last: Lsn(1000), end: 1 << 20, committed: Lsn(1000) };
         let length = builder.encoded_bytes();
         let bytes = builder.encode(&head, &seal).concat();

@@ -89,7 +89,7 @@ impl Mapped {
             return false;
         }
         // SAFETY: `at + buf.len()` lies within the mapping and within the file, which nothing makes shorter while it is
-        // open here. The source is memory that no reference points to; what is written to the file, and so to this
+        // open here (what is cut has been closed: `give_back` in files.rs). The source is memory that no reference points to; what is written to the file, and so to this
         // memory, is written by this thread between such copies, or in bytes that no record stands in yet.
         unsafe { ptr::copy_nonoverlapping(self.base.cast::<u8>().add(at as usize), buf.as_mut_ptr(), buf.len()) };
         true

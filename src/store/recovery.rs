@@ -400,15 +400,7 @@ mod tests {
     use super::*;
 
     fn found(seq: u64, to: u64, span: Option<(u64, u64)>) -> Found {
-        let head = Head {
-            store: Uuid(1),
-            seq: Seq(seq),
-            seq_to: Seq(to),
-            salt: 1,
-            compacted: to > seq,
-            reused: false,
-            purged: Lsn::ZERO,
-        };
+        let head = Head { seq_to: Seq(to), compacted: to > seq, ..Head::for_test(Seq(seq), 1) };
         let seal = span.map(|(first, last)| Seal { first: Lsn(first), last: Lsn(last), end: 2048, committed: Lsn(0) });
         Found { seq: Seq(seq), file: FileId(seq as u32), len: 4096, head: Some(head), seal }
     }

@@ -129,6 +129,14 @@ impl Head {
     }
 }
 
+#[cfg(test)]
+impl Head {
+    /// That of a segment of one number that nothing has touched.
+    pub(super) fn for_test(seq: Seq, salt: u64) -> Head {
+        Head { store: Uuid(1), seq, seq_to: seq, salt, compacted: false, reused: false, purged: Lsn::ZERO }
+    }
+}
+
 impl Seal {
     /// Where the seal stands in the file, in bytes.
     pub const AT: u64 = SEAL_AT as u64;
