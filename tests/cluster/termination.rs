@@ -65,10 +65,15 @@ fn requests_that_came_before_the_signal_are_answered_all() {
     clients.iter_mut().for_each(|client| client.send(&request("PUT /set?key=k", &value)));
     cluster.signal(0, Signal::TERM);
     cluster.thaw(0);
+    // The loop may be a turn ahead of the signal, which another thread may get: it then answers some without knowing.
+    let mut closing = 0;
     for (n, client) in clients.iter_mut().enumerate() {
         let answer = client.read();
-        assert!(matches!(answer.status, 200 | 201 | 503) && answer.closes(), "{n}: {answer:?}");
+        assert!(matches!(answer.status, 200 | 201 | 503), "{n}: {answer:?}");
+        closing += u32::from(answer.closes());
+        client.assert_closed();
     }
+    assert!(closing > 0, "all were answered before the signal was seen: that tells nothing");
     assert!(cluster.wait(0).success());
 }
 
