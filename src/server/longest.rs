@@ -1,5 +1,5 @@
 //! Owns: the longest turn of each second, by the CPU time of the loop's thread, for who asks the log for it:
-//! `RUST_LOG=info,dkv::turns=debug`. Reading that clock is a system call, half a microsecond a turn, so nobody else
+//! `RUST_LOG=info,dkv::turns=debug`. Reading that clock is a system call, half a microsecond a phase, so nobody else
 //! pays for it.
 //! Never: what a turn does, the clocks.
 
@@ -9,18 +9,16 @@ const TARGET: &str = "dkv::turns";
 /// How often the longest turn is told, in nanoseconds.
 const EVERY_NS: u64 = 1_000_000_000;
 
-/// What the phases of turns took, in nanoseconds of the clock on the wall.
+/// What the phases of a turn took, in nanoseconds of the thread's clock.
 type Phases = [u64; TurnPhase::NAMES.len()];
 
 /// See the module.
 pub(super) struct LongestTurn {
-    /// When the last turn ended, by the thread's clock.
+    /// When the last phase ended, by the thread's clock.
     ended_cpu_ns: u64,
-    /// The sums of the phases then.
-    ended: Phases,
-    turns: u64,
-    longest_cpu_ns: u64,
+    this: Phases,
     longest: Phases,
+    turns: u64,
     told_ns: u64,
 }
 
@@ -29,36 +27,40 @@ impl LongestTurn {
     pub(super) fn if_asked(now_ns: u64, cpu_ns: u64) -> Option<Self> {
         let is_asked = log::log_enabled!(target: TARGET, log::Level::Debug);
         let zero = Phases::default();
-        let fresh =
-            Self { ended_cpu_ns: cpu_ns, ended: zero, turns: 0, longest_cpu_ns: 0, longest: zero, told_ns: now_ns };
-        is_asked.then_some(fresh)
+        is_asked.then_some(Self { ended_cpu_ns: cpu_ns, this: zero, longest: zero, turns: 0, told_ns: now_ns })
     }
 
-    /// A turn ended at this moment; so much the thread has used since its start, and so much the phases have taken.
-    pub(super) fn turn_ended(&mut self, now_ns: u64, cpu_ns: u64, phases: Phases) {
-        let took_ns = cpu_ns - self.ended_cpu_ns;
-        if took_ns > self.longest_cpu_ns {
-            self.longest_cpu_ns = took_ns;
-            self.longest = std::array::from_fn(|phase| phases[phase] - self.ended[phase]);
+    /// A phase of this turn ended; so much the thread has used since its start.
+    pub(super) fn phase_ended(&mut self, phase: TurnPhase, cpu_ns: u64) {
+        self.this[phase as usize] = cpu_ns - self.ended_cpu_ns;
+        self.ended_cpu_ns = cpu_ns;
+    }
+
+    /// A turn ended at this moment.
+    pub(super) fn turn_ended(&mut self, now_ns: u64) {
+        if took(&self.this) > took(&self.longest) {
+            self.longest = self.this;
         }
         self.turns += 1;
-        self.ended = phases;
-        self.ended_cpu_ns = cpu_ns;
         if now_ns >= self.told_ns + EVERY_NS {
             self.tell();
-            (self.turns, self.longest_cpu_ns, self.told_ns) = (0, 0, now_ns);
+            (self.turns, self.longest, self.told_ns) = (0, Phases::default(), now_ns);
         }
     }
 
     fn tell(&self) {
-        let phases = TurnPhase::NAMES.iter().zip(self.longest).skip(1);
+        let phases = TurnPhase::NAMES.iter().zip(self.longest);
         let phases: Vec<String> = phases.map(|(name, ns)| format!("{name} {}", ns / 1_000)).collect();
         log::debug!(
             target: TARGET,
-            "{} turns; the longest took {} us of CPU; on the wall, in us: {}",
+            "{} turns; the longest took {} us of CPU: {}",
             self.turns,
-            self.longest_cpu_ns / 1_000,
+            took(&self.longest) / 1_000,
             phases.join(", ")
         );
     }
+}
+
+fn took(phases: &Phases) -> u64 {
+    phases.iter().sum()
 }

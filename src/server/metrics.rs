@@ -132,12 +132,6 @@ impl Metrics {
     pub fn spent(&mut self, phase: TurnPhase, ns: u64) {
         self.turn_ns[phase as usize] += ns;
     }
-
-    /// The time of all turns so far, by phase.
-    #[must_use]
-    pub fn phases_ns(&self) -> [u64; TurnPhase::NAMES.len()] {
-        self.turn_ns
-    }
 }
 
 /// A number that is read when it is asked for, not counted: name, type, help, value.

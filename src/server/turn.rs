@@ -241,7 +241,7 @@ impl Server {
         self.phase(TurnPhase::Background, begin);
         self.metrics.turns += 1;
         if let Some(longest) = &mut self.longest_turn {
-            longest.turn_ended(self.now.boot_ns, thread_cpu_ns(), self.metrics.phases_ns());
+            longest.turn_ended(self.now.boot_ns);
         }
         Ok(())
     }
@@ -271,6 +271,9 @@ impl Server {
 
     fn phase(&mut self, phase: TurnPhase, begin: u64) -> u64 {
         self.metrics.spent(phase, self.now.boot_ns.saturating_sub(begin));
+        if let Some(longest) = &mut self.longest_turn {
+            longest.phase_ended(phase, thread_cpu_ns());
+        }
         self.now.boot_ns
     }
 
