@@ -337,7 +337,10 @@ pub fn describe() -> String {
     let kernel: Vec<&str> = kernel.split('.').take(2).collect();
     let load = read("/proc/loadavg");
     let load = load.split_whitespace().next().unwrap_or("?");
-    format!("{} cores ({model}), {memory_gib} GiB, Linux {}; load average before: {load}", cores(), kernel.join("."))
+    // One that paces (bbr) holds packets back on loopback, too: that shows in latencies.
+    let control = read("/proc/sys/net/ipv4/tcp_congestion_control");
+    let (kernel, control) = (kernel.join("."), control.trim());
+    format!("{} cores ({model}), {memory_gib} GiB, Linux {kernel}, TCP {control}; load average before: {load}", cores())
 }
 
 /// A command line as it may be kept: paths without the directories, which are this machine's own.

@@ -39,7 +39,7 @@ pub fn run(options: &Options, report: &mut Report) {
         bench.writes * 8
     ));
     report.line(
-        "                               p50 us   p99 us   p99.9 us   longest turn, us of CPU: median second, all (its phases: on the wall)",
+        "                               p50 us   p99 us   p99.9 us   longest turn, us of CPU: median second, all (its phases)",
     );
     let quiet = bench.watch(report, "quiet", |_| thread::sleep(WINDOW));
     let compaction = bench.watch(report, "compaction", |bench| bench.compact(first));

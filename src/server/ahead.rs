@@ -23,7 +23,7 @@ pub struct Ahead {
     /// Of those that wait, from the first on, as far as they were looked up.
     hashes: Vec<KeyHash>,
     candidates: Vec<Candidate>,
-    /// Whether some were left the last time, since the records of those before them are long.
+    /// Whether some were left the last time, since their records, or others of that turn, are long.
     has_left: bool,
 }
 
@@ -54,6 +54,13 @@ impl Ahead {
     #[must_use]
     pub fn has_left(&self) -> bool {
         self.has_left
+    }
+
+    /// They wait, if they have not yet: whether they do.
+    pub fn leaves_all(&mut self) -> bool {
+        let is_fresh = !self.has_left && !self.is_empty();
+        self.has_left |= is_fresh;
+        is_fresh
     }
 
     /// Whether none waits.

@@ -285,6 +285,11 @@ impl<D: Disk> Core<D> {
         !self.ahead.is_empty()
     }
 
+    /// Leaves the requests that were put off to the next turn, if none of them were left already: whether it did.
+    pub fn leaves_all(&mut self) -> bool {
+        self.ahead.leaves_all()
+    }
+
     /// Whether there is so much to do for the requests that have come that no others should be read in this turn.
     #[must_use]
     pub fn is_behind(&self) -> bool {

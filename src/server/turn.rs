@@ -35,8 +35,9 @@ const IDLE_LOG_MS: u64 = 100;
 const FIRST_MS: u64 = 1_000;
 /// Connections above `limits.max_connections` that are accepted all the same: peers come by the same door.
 pub(super) const PEER_RESERVE: usize = 64;
-/// Bytes of background work in a turn at most.
+/// Bytes of background work in a turn at most, if it has not taken so many nanoseconds already.
 const BACKGROUND_BYTES: u64 = 32 * 1024;
+const LONG_TURN_NS: u64 = 1_000_000;
 /// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
 /// next one. What follows from what was read takes longer than the reading: sending, the store.
 const READ_NS: u64 = 300_000;
@@ -231,7 +232,9 @@ impl Server {
         self.tell_time();
         let begin = self.phase(TurnPhase::Send, begin);
 
-        self.has_background = self.core.store_mut().background(BACKGROUND_BYTES).map_err(fatal)?;
+        let is_long = self.now.boot_ns >= self.woke_ns + LONG_TURN_NS;
+        let background_bytes = if is_long { 0 } else { BACKGROUND_BYTES };
+        self.has_background = self.core.store_mut().background(background_bytes).map_err(fatal)?;
         if !self.log_is_idle && self.now.ms() >= self.last_write_ms + IDLE_LOG_MS {
             self.core.store_mut().mark_idle().map_err(fatal)?;
             self.log_is_idle = true;
@@ -246,8 +249,12 @@ impl Server {
         Ok(())
     }
 
-    /// Begins requests that were put off: some at least, all if there is time.
+    /// Begins requests that were put off: some at least, all if there is time. None where this turn has brought its fill of
+    /// records, and they were not left by the one before: then nothing else is read before them in the next.
     fn begin_requests(&mut self) {
+        if self.core.unwritten_bytes() >= self.reads_until_bytes && self.core.leaves_all() {
+            return;
+        }
         loop {
             let (core, mut out) = self.core_and_sink();
             if !core.begin_some(&mut out) || self.now.boot_ns >= self.reads_until_ns {

@@ -66,6 +66,21 @@ fn requests_that_were_put_off_are_begun_in_the_order_in_which_they_came() {
     assert!(reads.iter().all(|read| world.answer_of(*read) == Some("new at 3")));
 }
 
+/// What a turn has of long records is enough for it; but nobody waits for ever behind those that come.
+#[test]
+fn requests_are_left_to_the_next_turn_once_and_come_first_there() {
+    let mut world = World::alone();
+    let (mine, _) = keys(&world);
+    assert!(!world.core.leaves_all(), "there is none");
+    let read = world.submit(1, &op(Verb::Get, &mine[0], ""));
+    assert!(!world.core.is_behind() && world.core.leaves_all());
+    assert!(world.core.is_behind(), "no other is read before it");
+    assert!(world.core.flush(&mut world.heard).unwrap(), "it has more to do");
+    assert!(!world.core.leaves_all(), "it was left once");
+    assert!(world.answer_of(read).is_none() && !world.core.begin_some(&mut world.heard));
+    assert!(world.answer_of(read).is_some() && !world.core.is_behind());
+}
+
 /// Copying many of them would hold up the turn: the rest is the next one's.
 #[test]
 fn requests_behind_long_records_are_begun_one_by_one() {
