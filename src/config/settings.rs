@@ -97,10 +97,10 @@ pub struct Store {
     /// directory of the process. Default `data`.
     pub directory: String,
     /// What the log may take on disk beside twice its live records is twice this, in bytes, as long as no record is
-    /// longer than a sixteenth of it; a file of the log is closed at a quarter. Default 64 MiB; 256 KiB to 256 MiB, a
+    /// longer than a sixteenth of it; a file of the log is closed at a quarter. Default 48 MiB; 256 KiB to 256 MiB, a
     /// multiple of 4096.
     pub segment_bytes: u64,
-    /// Compaction begins when more than this share of the log's closed files is dead, in percent. Default 25; 5 to 45.
+    /// Compaction begins when more than this share of the log's closed files is dead, in percent. Default 28; 5 to 45.
     pub compact_dead_percent: u32,
 }
 
@@ -149,7 +149,7 @@ impl Default for Replication {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { directory: "data".to_owned(), segment_bytes: 64 * MIB as u64, compact_dead_percent: 25 }
+        Store { directory: "data".to_owned(), segment_bytes: 48 * MIB as u64, compact_dead_percent: 28 }
     }
 }
 

@@ -167,7 +167,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: 64 << 20, compact_dead_percent: 25, overlay_bytes: 64 << 20, entropy: 0 }
+        Options { segment_bytes: 48 << 20, compact_dead_percent: 28, overlay_bytes: 64 << 20, entropy: 0 }
     }
 }
 
