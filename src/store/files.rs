@@ -4,10 +4,11 @@
 
 use super::dir::{DataDir, OWN_NAMES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
-use super::mapped::{Mapped, coarse_ms};
+use super::mapped::{Mapped, Moment, coarse_ms};
 use fnv::FnvHashMap;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
+use rustix::process::nice;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -21,6 +22,9 @@ use std::thread::JoinHandle;
 const ZEROS_BYTES: usize = 1 << 20;
 /// File systems that write in place: ext2 to ext4, XFS, tmpfs (statfs(2)).
 const IN_PLACE: [u64; 3] = [0xEF53, 0x5846_5342, 0x0102_1994];
+/// How much nicer the thread is that reads: where it shares a processor with the loop, which answers those whose records are in
+/// memory, that one goes first.
+const READERS_NICE: i32 = 10;
 /// How much of a removed file is freed at a time.
 const FREED_BYTES: u64 = 1 << 20;
 
@@ -95,6 +99,8 @@ pub struct RealDisk {
     report: Sender<Completion>,
     done: Receiver<Completion>,
     under_way: usize,
+    /// When a read last found that memory does not have it.
+    missed_ms: Option<u64>,
 }
 
 struct Shared {
@@ -123,7 +129,7 @@ impl RealDisk {
     pub fn start(directory: DataDir, wake: impl Fn() + Send + Sync + 'static) -> io::Result<RealDisk> {
         let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(wake);
         let mut threads = Vec::new();
-        let mut start = |name: &str| {
+        let mut start = |name: &str, nicer: i32| {
             let (queue, jobs) = channel();
             let worker = Worker {
                 jobs,
@@ -131,11 +137,18 @@ impl RealDisk {
                 path: directory.path().to_path_buf(),
                 directory: File::open(directory.path())?,
             };
-            threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run())?);
+            let run = move || {
+                // Linux gives this to the calling thread only.
+                if let Err(error) = nice(nicer) {
+                    log::debug!("a thread of the disk is not as nice as it should be: {error}");
+                }
+                worker.run();
+            };
+            threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(run)?);
             io::Result::Ok(queue)
         };
-        let [data, small] = [start("dkv-sync")?, start("dkv-small")?];
-        let [background, reads] = [start("dkv-background")?, start("dkv-read")?];
+        let [data, small] = [start("dkv-sync", 0)?, start("dkv-small", 0)?];
+        let [background, reads] = [start("dkv-background", 0)?, start("dkv-read", READERS_NICE)?];
         let (next_op, next_file) = (AtomicU64::new(0), AtomicU32::new(0));
         let shared = Shared { directory, data, small, background, reads, next_op, next_file, threads };
         Ok(Self::with_prefix(Arc::new(shared), String::new()))
@@ -143,7 +156,7 @@ impl RealDisk {
 
     fn with_prefix(shared: Arc<Shared>, prefix: String) -> RealDisk {
         let (report, done) = channel();
-        RealDisk { shared, prefix, files: FnvHashMap::default(), report, done, under_way: 0 }
+        RealDisk { shared, prefix, files: FnvHashMap::default(), report, done, under_way: 0, missed_ms: None }
     }
 
     fn open_file(&self, file: FileId) -> &Open {
@@ -270,15 +283,20 @@ impl Disk for RealDisk {
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let open = self.files.get_mut(&file).expect("a file is used only between open and close");
         let file_bytes = open.reserved;
+        let moment = Moment { now_ms: coarse_ms(), missed_ms: self.missed_ms };
         if let Some(mapped) = open.mapped()
-            && mapped.try_copy(at, buf, file_bytes, coarse_ms())
+            && mapped.try_copy(at, buf, file_bytes, moment)
         {
             return Ok(Some(buf.len()));
         }
         let real = &open.file;
         match preadv2(&**real, &mut [IoSliceMut::new(buf)], at, ReadWriteFlags::NOWAIT) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(Errno::AGAIN) => {
+                self.missed_ms = Some(moment.now_ms);
+                Ok(None)
+            }
+            Err(Errno::INTR) => Ok(None),
             // A file system without such reads (tmpfs before Linux 6.x, some network ones).
             Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => read_all_at(real, at, buf).map(Some),
             Err(error) => Err(error.into()),

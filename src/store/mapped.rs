@@ -3,10 +3,10 @@
 //!
 //! `preadv2(RWF_NOWAIT)` asks whether bytes are in memory, and copies them, for about a microsecond: most of what a GET
 //! costs beside its socket. The copy alone is a twentieth of that. So memory is asked about 64 pages at a time (mincore),
-//! and the answer believed for [`TRUST_MS`].
+//! and the answer believed for [`TRUST_MS`], or for [`SHORT_TRUST_MS`] while memory is short.
 //!
 //! A believed page that has left memory since makes its reader wait for the device. That is rare: what memory gives up
-//! first is what nobody has read for long. If the device then fails to read, the system ends the process (SIGBUS); after
+//! first is what nobody has read for long, and where it gives up much, belief is short. If the device then fails to read, the system ends the process (SIGBUS); after
 //! its next start the page is not believed, and a thread's read of it reports the error.
 //!
 //! Never: what the bytes mean; whether to wait for the device where they are not in memory.
@@ -22,6 +22,9 @@ use std::ptr;
 
 /// How long a page that was found in memory is believed to be there, in milliseconds.
 const TRUST_MS: u64 = 250;
+/// The same for a while after something was not there ([`SHORT_MS`]).
+const SHORT_TRUST_MS: u64 = 10;
+const SHORT_MS: u64 = 1_000;
 const PAGE_BYTES: usize = 4096;
 /// Pages whose presence is asked for at once.
 const CHUNK_PAGES: usize = u64::BITS as usize;
@@ -33,11 +36,28 @@ const LINE_BYTES: usize = 64;
 /// Of a longer record the processor fetches what follows by itself.
 const EXPECTED_BYTES: usize = 4 * LINE_BYTES;
 
+/// When it is, and whether memory is short.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// Of any clock that does not go back, in milliseconds.
+    pub now_ms: u64,
+    /// When something was last found not to be in memory; `None`: never.
+    pub missed_ms: Option<u64>,
+}
+
+impl Moment {
+    /// A page that was looked at then is to be looked at again.
+    fn is_long_after(self, looked_ms: u64) -> bool {
+        let is_short = self.missed_ms.is_some_and(|missed_ms| self.now_ms < missed_ms + SHORT_MS);
+        self.now_ms >= looked_ms + if is_short { SHORT_TRUST_MS } else { TRUST_MS }
+    }
+}
+
 /// Consecutive pages of a mapping.
 #[derive(Debug, Clone, Copy, Default)]
 struct Chunk {
-    /// When its pages were last looked at; zero: never.
-    looked_ms: u64,
+    /// When its pages were last looked at.
+    looked_ms: Option<u64>,
     /// The pages found in memory then, or written since: one bit each.
     present: u64,
 }
@@ -78,14 +98,14 @@ impl Mapped {
     }
 
     /// Copies the bytes at `at` if all are believed to be in memory, and says whether they were. `file_bytes`: how long
-    /// the file is at least. `now_ms`: any clock that does not go back.
-    pub(super) fn try_copy(&mut self, at: u64, buf: &mut [u8], file_bytes: u64, now_ms: u64) -> bool {
+    /// the file is at least.
+    pub(super) fn try_copy(&mut self, at: u64, buf: &mut [u8], file_bytes: u64, moment: Moment) -> bool {
         let end = at.saturating_add(buf.len() as u64);
         if buf.is_empty() || end > file_bytes.min(self.len()) {
             return false;
         }
         let pages = at as usize / PAGE_BYTES..=(end as usize - 1) / PAGE_BYTES;
-        if !pages.into_iter().all(|page| self.is_present(page, now_ms)) {
+        if !pages.into_iter().all(|page| self.is_present(page, moment)) {
             return false;
         }
         // SAFETY: `at + buf.len()` lies within the mapping and within the file, which nothing makes shorter while it is
@@ -112,17 +132,17 @@ impl Mapped {
         }
     }
 
-    fn is_present(&mut self, page: usize, now_ms: u64) -> bool {
+    fn is_present(&mut self, page: usize, moment: Moment) -> bool {
         let at = page / CHUNK_PAGES;
         let chunk = &mut self.chunks[at];
-        if chunk.looked_ms == 0 || now_ms >= chunk.looked_ms + TRUST_MS {
+        if chunk.looked_ms.is_none_or(|looked_ms| moment.is_long_after(looked_ms)) {
             let mut found = [0u8; CHUNK_PAGES];
             // SAFETY: the chunk lies within the mapping, and `found` has a byte for each of its pages.
             let failed = unsafe {
                 let begin = self.base.cast::<u8>().add(at * CHUNK_BYTES);
                 libc::mincore(begin.cast(), CHUNK_BYTES, found.as_mut_ptr())
             };
-            *chunk = Chunk { looked_ms: now_ms.max(1), present: 0 };
+            *chunk = Chunk { looked_ms: Some(moment.now_ms), present: 0 };
             if failed == 0 {
                 chunk.present = found.iter().rev().fold(0, |bits, page| bits << 1 | u64::from(page & 1));
             }
@@ -164,6 +184,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
 
+    fn at_ms(now_ms: u64) -> Moment {
+        Moment { now_ms, missed_ms: None }
+    }
+
     fn file(bytes: usize) -> (File, Vec<u8>) {
         let file = tempfile::tempfile().unwrap();
         let content: Vec<u8> = (0..bytes).map(|at| (at * 31 / 7) as u8).collect();
@@ -180,7 +204,7 @@ mod tests {
             [(0, 1), (4_095, 2), (CHUNK_BYTES - 1, 2), (0, len), (len - 1, 1), (CHUNK_BYTES - 9_000, 12_345)]
         {
             let mut buf = vec![0; bytes];
-            assert!(mapped.try_copy(at as u64, &mut buf, len as u64, 5), "{at} {bytes}");
+            assert!(mapped.try_copy(at as u64, &mut buf, len as u64, at_ms(5)), "{at} {bytes}");
             assert_eq!(buf, content[at..at + bytes], "{at} {bytes}");
         }
     }
@@ -191,12 +215,12 @@ mod tests {
         let mut mapped = Mapped::new(&file, 5_000).unwrap();
         let mapped_bytes = mapped.len();
         let mut buf = [0; 2];
-        assert!(!mapped.try_copy(4_999, &mut buf, 5_000, 1));
-        assert!(!mapped.try_copy(5_000, &mut buf, 5_000, 1));
-        assert!(!mapped.try_copy(u64::MAX, &mut buf, u64::MAX, 1));
-        assert!(!mapped.try_copy(mapped_bytes - 1, &mut buf, u64::MAX, 1));
-        assert!(!mapped.try_copy(0, &mut [], 5_000, 1));
-        assert!(mapped.try_copy(4_998, &mut buf, 5_000, 1));
+        assert!(!mapped.try_copy(4_999, &mut buf, 5_000, at_ms(1)));
+        assert!(!mapped.try_copy(5_000, &mut buf, 5_000, at_ms(1)));
+        assert!(!mapped.try_copy(u64::MAX, &mut buf, u64::MAX, at_ms(1)));
+        assert!(!mapped.try_copy(mapped_bytes - 1, &mut buf, u64::MAX, at_ms(1)));
+        assert!(!mapped.try_copy(0, &mut [], 5_000, at_ms(1)));
+        assert!(mapped.try_copy(4_998, &mut buf, 5_000, at_ms(1)));
     }
 
     #[test]
@@ -207,17 +231,35 @@ mod tests {
         let mut mapped = Mapped::new(&file, 3 * 4_096).unwrap();
         let len = 3 * 4_096;
         let mut buf = [9; 100];
-        assert!(mapped.try_copy(0, &mut buf, len, 10));
+        assert!(mapped.try_copy(0, &mut buf, len, at_ms(10)));
         assert_eq!(buf, content[..100]);
-        assert!(!mapped.try_copy(4_090, &mut buf, len, 10), "its second page is not there");
+        assert!(!mapped.try_copy(4_090, &mut buf, len, at_ms(10)), "its second page is not there");
         file.write_all_at(&[7; 200], 4_096).unwrap();
-        assert!(!mapped.try_copy(4_096, &mut buf, len, 10 + TRUST_MS - 1), "not looked at again");
-        assert!(mapped.try_copy(4_096, &mut buf, len, 10 + TRUST_MS), "looked at again");
+        assert!(!mapped.try_copy(4_096, &mut buf, len, at_ms(10 + TRUST_MS - 1)), "not looked at again");
+        assert!(mapped.try_copy(4_096, &mut buf, len, at_ms(10 + TRUST_MS)), "looked at again");
         assert_eq!(buf, [7; 100]);
         file.write_all_at(&[8; 200], 8_192).unwrap();
-        assert!(!mapped.try_copy(8_192, &mut buf, len, 11 + TRUST_MS));
+        assert!(!mapped.try_copy(8_192, &mut buf, len, at_ms(11 + TRUST_MS)));
         mapped.wrote(8_192, 200);
-        assert!(mapped.try_copy(8_192, &mut buf, len, 11 + TRUST_MS), "told that it is there");
+        assert!(mapped.try_copy(8_192, &mut buf, len, at_ms(11 + TRUST_MS)), "told that it is there");
         assert_eq!(buf, [8; 100]);
+    }
+
+    #[test]
+    fn belief_is_short_for_a_while_after_something_was_missed() {
+        let len = 2 * 4_096;
+        let (file, _) = file(4_096);
+        file.set_len(len).unwrap();
+        let mut mapped = Mapped::new(&file, len).unwrap();
+        let mut buf = [9; 100];
+        let mut reads = |now_ms, missed_ms| mapped.try_copy(4_096, &mut buf, len, Moment { now_ms, missed_ms });
+        assert!(!reads(5_000, Some(5_000)));
+        file.write_all_at(&[7; 200], 4_096).unwrap();
+        assert!(
+            !reads(5_000 + SHORT_TRUST_MS, Some(5_000 + SHORT_TRUST_MS - SHORT_MS)),
+            "memory is not short any more"
+        );
+        assert!(!reads(5_000 + SHORT_TRUST_MS - 1, Some(5_000)), "not looked at again");
+        assert!(reads(5_000 + SHORT_TRUST_MS, Some(5_000)), "looked at again");
     }
 }
