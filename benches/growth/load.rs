@@ -18,12 +18,18 @@ use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::fd::OwnedFd;
+use rustix::process::nice;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
 use crate::keys::{Keys, write_key};
 
+/// Calls that are due within so short a time are made together: waking for each of a hundred thousand a second takes a
+/// processor. Their latencies count from when each was due.
+const WAKE: Duration = Duration::from_micros(50);
+/// How much nicer a load of writes is: what is judged is how long reads wait, not how long the load that makes them.
+const WRITERS_NICE: i32 = 10;
 /// How often a load looks whether it is to stop, when nothing comes.
 const TICK: Duration = Duration::from_millis(20);
 const TIMER: Token = Token(usize::MAX);
@@ -92,7 +98,12 @@ impl Load {
     pub fn start(plan: Plan) -> Load {
         let (stops, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut generator = Generator::new(plan, Arc::clone(&stops), Arc::clone(&answered));
-        let thread = std::thread::spawn(move || generator.run());
+        let thread = std::thread::spawn(move || {
+            if generator.plan.call == Call::Put {
+                nice(WRITERS_NICE).expect("whoever wants to may be nicer");
+            }
+            generator.run()
+        });
         Load { stops, answered, thread }
     }
 
@@ -232,9 +243,9 @@ impl Generator {
         }
     }
 
-    /// Of the load's own clock; at once, where that has passed.
+    /// Of the load's own clock, but not sooner than [`WAKE`].
     fn wake_at(&self, due_ns: u64) {
-        let left_ns = due_ns.saturating_sub(self.now_ns()).max(1);
+        let left_ns = due_ns.saturating_sub(self.now_ns()).max(WAKE.as_nanos() as u64);
         let it_value = Timespec { tv_sec: (left_ns / 1_000_000_000) as i64, tv_nsec: (left_ns % 1_000_000_000) as i64 };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).expect("a timer");
