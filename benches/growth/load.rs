@@ -28,8 +28,8 @@ use crate::keys::{Keys, write_key};
 /// Calls that are due within so short a time are made together: waking for each of a hundred thousand a second takes a
 /// processor. Their latencies count from when each was due.
 const WAKE: Duration = Duration::from_micros(50);
-/// How much nicer a load of writes is: what is judged is how long reads wait, not how long the load that makes them.
-const WRITERS_NICE: i32 = 10;
+/// How much nicer a load is that gives way to others.
+const NICER: i32 = 10;
 /// How often a load looks whether it is to stop, when nothing comes.
 const TICK: Duration = Duration::from_millis(20);
 const TIMER: Token = Token(usize::MAX);
@@ -63,6 +63,8 @@ pub struct Plan {
     pub value_bytes: usize,
     /// Ends by itself after so many calls.
     pub calls: Option<u64>,
+    /// Another load on the same processor is to be judged, not this one.
+    pub gives_way: bool,
 }
 
 /// What came of a load.
@@ -99,8 +101,8 @@ impl Load {
         let (stops, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut generator = Generator::new(plan, Arc::clone(&stops), Arc::clone(&answered));
         let thread = std::thread::spawn(move || {
-            if generator.plan.call == Call::Put {
-                nice(WRITERS_NICE).expect("whoever wants to may be nicer");
+            if generator.plan.gives_way {
+                nice(NICER).expect("whoever wants to may be nicer");
             }
             generator.run()
         });

@@ -31,7 +31,7 @@ pub fn started() -> Cluster {
 /// Calls on the first node of a cluster with keys and values of the usual size.
 pub fn plan(cluster: &Cluster, call: Call, keys: Keys, connections: usize, pace: Pace) -> Plan {
     let (address, key_bytes, value_bytes) = (cluster.addresses[0], KEY_BYTES, VALUE_BYTES);
-    Plan { address, connections, pace, call, keys, key_bytes, value_bytes, calls: None }
+    Plan { address, connections, pace, call, keys, key_bytes, value_bytes, calls: None, gives_way: false }
 }
 
 /// Writes as fast as the node takes them.

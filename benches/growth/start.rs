@@ -14,8 +14,6 @@ use crate::report::{Report, Target, Verdict, mark, median};
 use crate::support::cluster::Cluster;
 use crate::support::http::Client;
 
-/// The default of `store.segment_bytes`.
-const SEGMENT_BYTES: f64 = (64 << 20) as f64;
 const KINDS: [&str; 4] = ["warm", "cold", "no hints", "after kill -9"];
 
 /// One start.
@@ -64,7 +62,7 @@ fn judge(report: &mut Report, keys: u64, starts: &[Vec<Start>; 4], disk_bytes: f
     let [warm, cold, unhinted, killed] = starts.each_ref().map(|all| median_ms(all));
     let stolen_percent = starts.iter().flatten().map(|start| start.stolen_percent).fold(0.0, f64::max);
     // What reading the log costs more than reading hints, for as much as a segment.
-    let scan = (unhinted - warm) * SEGMENT_BYTES / disk_bytes;
+    let scan = (unhinted - warm) * dkv::store::Options::default().segment_bytes as f64 / disk_bytes;
     let rates = [
         ("start, page cache warm", rate(keys, warm), 5.0),
         ("start, page cache cold", rate(keys, cold), 2.0),

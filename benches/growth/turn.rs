@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(15);
 /// The node tells its longest turn once a second.
 const TOLD: Duration = Duration::from_millis(1_200);
 const CONNECTIONS: usize = 64;
-/// See `WRITERS_NICE` of the load.
+/// As a load that gives way.
 const OTHERS_NICE: &str = "10";
 /// A replica that has not caught up by then does so without being watched.
 const LONGEST_CATCH_UP: Duration = Duration::from_secs(300);
@@ -135,7 +135,11 @@ impl Bench {
         node::fill(&cluster, 0, first);
         let writes = load::for_a_time(node::writes(&cluster, Keys::uniform(first)), PEAK);
         let writes = (writes.rate() / 16.0) as u64;
-        let beside = Load::start(Plan { pace: Pace::Open(writes), ..node::writes(&cluster, Keys::uniform(first)) });
+        let beside = Load::start(Plan {
+            pace: Pace::Open(writes),
+            gives_way: true,
+            ..node::writes(&cluster, Keys::uniform(first))
+        });
         let reads = load::for_a_time(gets(&cluster, first, Pace::Closed(1)), PEAK);
         beside.stop();
         Bench { cluster, first, reads: (reads.rate() / 2.0) as u64, writes }
@@ -176,7 +180,7 @@ impl Bench {
     fn compact(&self, keys: u64) {
         let before = self.cluster.metric(0, "dkv_compactions_total");
         let pace = Pace::Open(self.writes);
-        let writes = Load::start(Plan { pace, ..node::writes(&self.cluster, Keys::uniform(keys)) });
+        let writes = Load::start(Plan { pace, gives_way: true, ..node::writes(&self.cluster, Keys::uniform(keys)) });
         thread::sleep(WINDOW);
         while self.cluster.metric(0, "dkv_compactions_total") < before + 3.0 {
             thread::sleep(Duration::from_millis(100));
@@ -186,7 +190,7 @@ impl Bench {
 
     fn grow(&self, from: u64, upto: u64) {
         let (pace, calls) = (Pace::Open(self.writes), Some(upto - from));
-        Load::start(Plan { pace, calls, ..node::writes(&self.cluster, Keys::InTurn(from)) }).wait();
+        Load::start(Plan { pace, calls, gives_way: true, ..node::writes(&self.cluster, Keys::InTurn(from)) }).wait();
     }
 
     /// Starts the replica, and waits until it has everything.

@@ -35,8 +35,9 @@ const IDLE_LOG_MS: u64 = 100;
 const FIRST_MS: u64 = 1_000;
 /// Connections above `limits.max_connections` that are accepted all the same: peers come by the same door.
 pub(super) const PEER_RESERVE: usize = 64;
-/// Bytes of background work in a turn at most, if it has not taken so many nanoseconds already.
+/// Bytes of background work in a turn at most.
 const BACKGROUND_BYTES: u64 = 32 * 1024;
+/// A turn that has taken so many nanoseconds leaves it to the next one.
 const LONG_TURN_NS: u64 = 1_000_000;
 /// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
 /// next one. What follows from what was read takes longer than the reading: sending, the store.
@@ -83,6 +84,8 @@ pub struct Server {
     written: crate::id::Lsn,
     log_is_idle: bool,
     has_background: bool,
+    /// The last turn left its background work to this one.
+    leaves_background: bool,
     /// The store's damage was said, here or at the start.
     damage_is_told: bool,
     has_more: bool,
@@ -155,6 +158,7 @@ impl Server {
             written,
             log_is_idle: false,
             has_background: true,
+            leaves_background: false,
             damage_is_told,
             has_more: true,
             fatal: None,
@@ -232,9 +236,10 @@ impl Server {
         self.tell_time();
         let begin = self.phase(TurnPhase::Send, begin);
 
-        let is_long = self.now.boot_ns >= self.woke_ns + LONG_TURN_NS;
-        let background_bytes = if is_long { 0 } else { BACKGROUND_BYTES };
-        self.has_background = self.core.store_mut().background(background_bytes).map_err(fatal)?;
+        // Once only: where all turns are long, it would never be done.
+        self.leaves_background = !self.leaves_background && self.now.boot_ns >= self.woke_ns + LONG_TURN_NS;
+        self.has_background =
+            self.leaves_background || self.core.store_mut().background(BACKGROUND_BYTES).map_err(fatal)?;
         if !self.log_is_idle && self.now.ms() >= self.last_write_ms + IDLE_LOG_MS {
             self.core.store_mut().mark_idle().map_err(fatal)?;
             self.log_is_idle = true;
@@ -249,8 +254,8 @@ impl Server {
         Ok(())
     }
 
-    /// Begins requests that were put off: some at least, all if there is time. None where this turn has brought its fill of
-    /// records, and they were not left by the one before: then nothing else is read before them in the next.
+    /// Begins requests that were put off: some at least, all if there is time. None where the clients have brought this turn's
+    /// fill of records, and none was left already: then no client is read before them in the next.
     fn begin_requests(&mut self) {
         if self.core.unwritten_bytes() >= self.reads_until_bytes && self.core.leaves_all() {
             return;

@@ -22,8 +22,8 @@ use std::thread::JoinHandle;
 const ZEROS_BYTES: usize = 1 << 20;
 /// File systems that write in place: ext2 to ext4, XFS, tmpfs (statfs(2)).
 const IN_PLACE: [u64; 3] = [0xEF53, 0x5846_5342, 0x0102_1994];
-/// How much nicer the thread is that reads: where it shares a processor with the loop, which answers those whose records are in
-/// memory, that one goes first.
+/// How much nicer the thread is that reads what is not in memory, for whoever asks, compaction and copies that catch up
+/// included: where it shares a processor with the loop, which answers those whose records are in memory, that one goes first.
 const READERS_NICE: i32 = 10;
 /// How much of a removed file is freed at a time.
 const FREED_BYTES: u64 = 1 << 20;
@@ -139,7 +139,9 @@ impl RealDisk {
             };
             let run = move || {
                 // Linux gives this to the calling thread only.
-                if let Err(error) = nice(nicer) {
+                if nicer > 0
+                    && let Err(error) = nice(nicer)
+                {
                     log::debug!("a thread of the disk is not as nice as it should be: {error}");
                 }
                 worker.run();
@@ -557,6 +559,21 @@ mod tests {
         assert_eq!(done, op);
         assert!(matches!(result.unwrap(), Done::Read(bytes) if bytes == [0, 0]));
         assert!(disk.wait().is_none());
+    }
+
+    #[test]
+    fn a_read_that_misses_is_remembered() {
+        let (tmp, mut disk, _) = disk();
+        let file = disk.create("x.tmp").unwrap();
+        disk.reserve(file, 1 << 20).unwrap();
+        disk.write(file, 0, &[IoSlice::new(&[7; 1 << 20])]).unwrap();
+        let real = File::open(tmp.path().join("x.tmp")).unwrap();
+        real.sync_all().unwrap();
+        fadvise(&real, 0, None, Advice::DontNeed).unwrap();
+        let is_there = disk.try_read(file, 1 << 19, &mut [0; 5]).unwrap().is_some();
+        assert_eq!(disk.missed_ms.is_none(), is_there);
+        // A file system in memory (tmpfs) keeps all of it.
+        assert!(!is_there || fstatfs(&real).unwrap().f_type == 0x0102_1994, "nothing was missed");
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //!
 //! `preadv2(RWF_NOWAIT)` asks whether bytes are in memory, and copies them, for about a microsecond: most of what a GET
 //! costs beside its socket. The copy alone is a twentieth of that. So memory is asked about 64 pages at a time (mincore),
-//! and the answer believed for [`TRUST_MS`], or for [`SHORT_TRUST_MS`] while memory is short.
+//! and the answer believed for [`TRUST_MS`]; for [`SHORT_TRUST_MS`] where a read has found something not to be there within
+//! the last [`SHORT_MS`], since memory may be short then.
 //!
 //! A believed page that has left memory since makes its reader wait for the device. That is rare: what memory gives up
-//! first is what nobody has read for long, and where it gives up much, belief is short. If the device then fails to read, the system ends the process (SIGBUS); after
-//! its next start the page is not believed, and a thread's read of it reports the error.
+//! first is what nobody has read for long, and where it gives up much, belief is short. If the device then fails to read, the
+//! system ends the process (SIGBUS); after its next start the page is not believed, and a thread's read of it reports the
+//! error.
 //!
 //! Never: what the bytes mean; whether to wait for the device where they are not in memory.
 
@@ -36,7 +38,7 @@ const LINE_BYTES: usize = 64;
 /// Of a longer record the processor fetches what follows by itself.
 const EXPECTED_BYTES: usize = 4 * LINE_BYTES;
 
-/// When it is, and whether memory is short.
+/// When it is, and whether memory may be short.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     /// Of any clock that does not go back, in milliseconds.
