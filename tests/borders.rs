@@ -121,6 +121,7 @@ const BORDERS: &[Border] = &[
     border("server::standing", CORE, PURE),
     border("server::pipeline", &[], PURE),
     border("server::api", CALLS, NAMES),
+    border("server::known", CALLS, PURE),
     border("server::browser", CALLS, NAMES),
     border("server::error", CALLS, NAMES),
     border("server::render", CALLS, NAMES),

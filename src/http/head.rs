@@ -83,6 +83,11 @@ pub struct Scan {
 const LEADING_BLANK_LINES: usize = 2;
 
 impl Scan {
+    /// Whether nothing was looked at.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.seen == 0
+    }
+
     /// Whether a head has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {

@@ -188,6 +188,12 @@ impl Decoder {
         }
     }
 
+    /// Whether nothing of the next request was looked at.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.pending.is_none() && self.scan.is_fresh()
+    }
+
     /// How many bytes the request under way needs in the buffer at least, from its first byte on; 0 where that is
     /// not known.
     #[must_use]

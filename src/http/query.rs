@@ -123,11 +123,17 @@ fn escape_at(raw: &[u8], at: usize) -> Option<u8> {
     Some((digit(at + 1)? << 4 | digit(at + 2)?) as u8)
 }
 
+/// Whether a byte stands for itself in every part of a target (RFC 3986, section 2.3).
+#[must_use]
+pub fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
 /// Appends `raw` such that decoding gives it back and that it can stand in a target.
 pub fn encode(raw: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &b in raw {
-        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
+        if is_plain(b) {
             out.push(b);
         } else {
             out.extend_from_slice(&[b'%', HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);

@@ -6,14 +6,15 @@ use super::admin;
 use super::api::{self, Call, Scratch};
 use super::conn::{Due, Link, Role, Stage};
 use super::error::ApiError;
+use super::known::KnownGet;
 use super::lane::Stream;
 use super::metrics::CallKind;
 use super::render::{self, About};
 use super::turn::Server;
-use crate::http::response::{CONTINUE, write_switching_protocols};
+use crate::http::response::{CONTINUE, Persistence, write_switching_protocols};
 use crate::http::{BodyKind, Decoder, Head, Phase, Step};
 use crate::id::{ConnId, NodeId, Ticket, Uuid};
-use crate::op::{Failure, Outcome, Verb};
+use crate::op::{Condition, Failure, Op, Outcome, Verb};
 use crate::reactor::{Buffer, Closing, Conn, Filled};
 use crate::wire::Class;
 
@@ -199,6 +200,15 @@ impl Server {
         let most = self.cluster.settings().limits.max_inflight_bytes as u64;
         let came = (buffer.len() - *used) as u64;
         let room = most.saturating_sub(self.inflight_bytes() + buffer.len() as u64);
+        if decoder.is_fresh()
+            && self.draining_until_ms.is_none()
+            && let Some((key, about, bytes)) = self.known_get.find(&buffer.data()[*used..], &self.limits)
+            && !self.is_surplus(id)
+        {
+            *used += bytes;
+            let op = Op { verb: Verb::Get, key, value: b"", condition: Condition::None, stale: false };
+            return self.on_data(id, about, &op, room);
+        }
         let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits, &mut self.known_lines);
         match step {
             Step::Partial(keep) => {
@@ -222,7 +232,14 @@ impl Server {
                         let error = ApiError::unavailable("too_many_connections", why);
                         self.refuse(id, about.closing(), CallKind::Other, &error)
                     }
-                    Ok(call) => self.on_call(id, &request.head, about, call, room),
+                    Ok(call) => {
+                        let key = KnownGet::place(&request, &call, about);
+                        let next = self.on_call(id, &request.head, about, call, room);
+                        if let Some(key) = key {
+                            self.known_get.learn(&buffer.data()[*used - bytes..*used], key, about);
+                        }
+                        next
+                    }
                     Err(error) => self.refuse(id, about, CallKind::Other, &error),
                 }
             }
@@ -274,20 +291,12 @@ impl Server {
     }
 
     fn on_call(&mut self, id: ConnId, head: &Head<'_>, about: About, call: Call<'_>, room: u64) -> Next {
-        let verb = if let Call::Data(op) = &call { op.verb } else { Verb::Get };
-        let due = Due { about, verb, call: kind_of(&call), since_ns: self.woke_ns };
+        if let Call::Data(op) = &call {
+            return self.on_data(id, about, op, room);
+        }
+        let due = Due { about, verb: Verb::Get, call: kind_of(&call), since_ns: self.woke_ns };
         let Some(number) = self.push(id, due) else { return Next::Never };
         match call {
-            Call::Data(op) => {
-                let ticket = Ticket::Client(id, number);
-                let failure = if self.draining_until_ms.is_some() { Failure::Draining } else { Failure::Overloaded };
-                let (core, mut out) = self.core_and_sink();
-                if failure == Failure::Draining || room == 0 {
-                    super::core::Sink::answer(&mut out, ticket, &Outcome::Failed(failure));
-                } else {
-                    core.submit(ticket, Stream::Client(id), &op, &mut out);
-                }
-            }
             Call::Handover { shard, to } => self.on_handover(id, number, shard, to),
             Call::Takeover { shard } => self.on_takeover(id, number, shard),
             page => {
@@ -299,7 +308,27 @@ impl Server {
                 });
             }
         }
-        if about.persistence == crate::http::response::Persistence::Close { self.no_more(id) } else { Next::Request }
+        self.behind(id, about)
+    }
+
+    /// One of the four calls.
+    fn on_data(&mut self, id: ConnId, about: About, op: &Op<'_>, room: u64) -> Next {
+        let due = Due { about, verb: op.verb, call: kind_of(&Call::Data(*op)), since_ns: self.woke_ns };
+        let Some(number) = self.push(id, due) else { return Next::Never };
+        let ticket = Ticket::Client(id, number);
+        let failure = if self.draining_until_ms.is_some() { Failure::Draining } else { Failure::Overloaded };
+        let (core, mut out) = self.core_and_sink();
+        if failure == Failure::Draining || room == 0 {
+            super::core::Sink::answer(&mut out, ticket, &Outcome::Failed(failure));
+        } else {
+            core.submit(ticket, Stream::Client(id), op, &mut out);
+        }
+        self.behind(id, about)
+    }
+
+    /// What follows a request that was taken.
+    fn behind(&mut self, id: ConnId, about: About) -> Next {
+        if about.persistence == Persistence::Close { self.no_more(id) } else { Next::Request }
     }
 
     /// Answers with a refusal, in its turn.
@@ -309,7 +338,7 @@ impl Server {
         let (_, mut out) = self.core_and_sink();
         let date = out.date;
         out.respond(id, number, error.status, |bytes, due| render::error(bytes, due.about, error, date));
-        if about.persistence == crate::http::response::Persistence::Close { self.no_more(id) } else { Next::Request }
+        self.behind(id, about)
     }
 
     fn no_more(&mut self, id: ConnId) -> Next {

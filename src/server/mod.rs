@@ -14,6 +14,7 @@ mod execute;
 mod expiry;
 mod follow;
 mod forward;
+mod known;
 pub mod lane;
 mod lead;
 mod link;

@@ -15,6 +15,7 @@ use super::ServeError;
 use super::browser::AllowedHosts;
 use super::conn::{Client, Ledger, Role, Stage};
 use super::core::Core;
+use super::known::KnownGet;
 use super::longest::LongestTurn;
 use super::metrics::{Metrics, TurnPhase};
 use super::sink::Out;
@@ -56,6 +57,7 @@ pub struct Server {
     pub(super) me: NodeId,
     pub(super) limits: Limits,
     pub(super) known_lines: KnownLines,
+    pub(super) known_get: KnownGet,
     pub(super) hosts: AllowedHosts,
     pub(super) max_connections: usize,
     pub(super) reactor: Reactor<Role>,
@@ -134,6 +136,7 @@ impl Server {
         Self {
             limits,
             known_lines: KnownLines::default(),
+            known_get: KnownGet::default(),
             hosts,
             max_connections,
             reactor,

@@ -1,0 +1,75 @@
+//! Owns: a GET that is, byte for byte, one before but for its key: it means what that one meant. To read it is two fifths of
+//! the instructions that a GET takes, and whoever reads many keys asks for each in the same words.
+//! Never: what a request means: that is said by `http` and `api`, once for each new wording.
+
+use std::ops::Range;
+
+use super::api::Call;
+use super::render::About;
+use crate::http::query::is_plain;
+use crate::http::response::Persistence;
+use crate::http::{BodyKind, Limits, Request};
+use crate::op::{Condition, Op, Verb};
+
+/// The key's parameter, the first and only one.
+const NAME: &[u8] = b"key=";
+/// A longer request is read each time.
+const MOST_BYTES: usize = 4096;
+
+/// Whether a byte stands for itself in a query, whatever is around it (RFC 3986, section 3.4). There are more.
+fn is_itself(byte: u8) -> bool {
+    is_plain(byte) || matches!(byte, b':' | b'/' | b'@')
+}
+
+/// The wording of one GET: what stood before its key, and what behind it, to the end.
+///
+/// A key of bytes that stand for themselves may take the place of another one: what is around it is read as before.
+#[derive(Debug, Default)]
+pub(super) struct KnownGet {
+    before: Vec<u8>,
+    behind: Vec<u8>,
+    /// `None`: none is known.
+    about: Option<About>,
+}
+
+impl KnownGet {
+    /// The key of a GET in these words at the beginning of `bytes`, what its answer depends on, and how long it is.
+    pub(super) fn find<'b>(&self, bytes: &'b [u8], limits: &Limits) -> Option<(&'b [u8], About, usize)> {
+        let about = self.about?;
+        let rest = bytes.strip_prefix(self.before.as_slice())?;
+        let key_bytes = rest.iter().position(|byte| !is_itself(*byte))?;
+        let (key, rest) = rest.split_at(key_bytes);
+        let all = self.before.len() + key_bytes + self.behind.len();
+        let fits = (1..=limits.max_key_bytes).contains(&key_bytes) && all <= limits.max_head_bytes;
+        (fits && rest.starts_with(&self.behind)).then_some((key, about, all))
+    }
+
+    /// Where the key stands in a request whose words are worth knowing, from its first byte on.
+    pub(super) fn place(request: &Request<'_>, call: &Call<'_>, about: About) -> Option<Range<usize>> {
+        let Request { head, .. } = request;
+        let Call::Data(Op { verb: Verb::Get, key, condition: Condition::None, stale: false, .. }) = call else {
+            return None;
+        };
+        let is_usual = head.method == "GET" && head.body == BodyKind::None && about.persistence != Persistence::Close;
+        let raw = head.query.as_bytes().strip_prefix(NAME)?;
+        // A head begins with its method.
+        let at = raw.as_ptr() as usize - head.method.as_ptr() as usize;
+        (is_usual && raw == *key && raw.iter().all(|byte| is_itself(*byte))).then_some(at..at + raw.len())
+    }
+
+    /// From now on these words are known. `raw`: all bytes of the request, whose key stands there.
+    pub(super) fn learn(&mut self, raw: &[u8], key: Range<usize>, about: About) {
+        // There may be empty lines before it.
+        if raw.len() <= MOST_BYTES && raw.starts_with(b"GET ") {
+            self.before.clear();
+            self.before.extend_from_slice(&raw[..key.start]);
+            self.behind.clear();
+            self.behind.extend_from_slice(&raw[key.end..]);
+            self.about = Some(about);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "known_tests.rs"]
+mod tests;
