@@ -125,7 +125,7 @@ fn escape_at(raw: &[u8], at: usize) -> Option<u8> {
 
 /// Whether a byte stands for itself in every part of a target (RFC 3986, section 2.3).
 #[must_use]
-pub fn is_plain(byte: u8) -> bool {
+pub const fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 

@@ -8,9 +8,16 @@ fn hosts() -> AllowedHosts {
     AllowedHosts::new("127.0.0.1:8080".parse().unwrap(), &[], &[])
 }
 
-/// What the long way makes of it: the key, what its answer depends on, how long it is, and where its key stands if its words
-/// are worth knowing; `None`: it is no GET of a key without conditions.
-fn read(bytes: &[u8]) -> Option<(Vec<u8>, About, usize, Option<Range<usize>>)> {
+/// A GET of a key without conditions, as the long way reads it.
+struct Read {
+    key: Vec<u8>,
+    about: About,
+    bytes: usize,
+    /// Where its key stands, if its words are worth knowing.
+    place: Option<Range<usize>>,
+}
+
+fn read(bytes: &[u8]) -> Option<Read> {
     let (mut buffer, limits) = (bytes.to_vec(), Limits::default());
     let step = Decoder::default().step(&mut buffer, &limits, &mut KnownLines::default());
     let Step::Complete(request, all) = step else { return None };
@@ -20,7 +27,7 @@ fn read(bytes: &[u8]) -> Option<(Vec<u8>, About, usize, Option<Range<usize>>)> {
     let place = KnownGet::place(&request, &call, about);
     match call {
         Call::Data(Op { verb: Verb::Get, key, value: b"", condition: Condition::None, stale: false }) => {
-            Some((key.to_vec(), about, all, place))
+            Some(Read { key: key.to_vec(), about, bytes: all, place })
         }
         _ => None,
     }
@@ -28,7 +35,7 @@ fn read(bytes: &[u8]) -> Option<(Vec<u8>, About, usize, Option<Range<usize>>)> {
 
 fn known(bytes: &[u8]) -> KnownGet {
     let mut known = KnownGet::default();
-    if let Some((_, about, all, Some(place))) = read(bytes) {
+    if let Some(Read { about, bytes: all, place: Some(place), .. }) = read(bytes) {
         known.learn(&bytes[..all], place, about);
     }
     known
@@ -43,7 +50,7 @@ fn another_key_in_the_same_words_is_found() {
     let (key, about, all) = known.find(other, &Limits::default()).unwrap();
     assert_eq!(
         (key, about, &other[all..]),
-        (&b"another:key"[..], read(USUAL).unwrap().1, &b"GET /get?key=next HT"[..])
+        (&b"another:key"[..], read(USUAL).unwrap().about, &b"GET /get?key=next HT"[..])
     );
 }
 
@@ -149,8 +156,8 @@ proptest! {
     fn what_is_found_is_what_is_read(one in request(), other in request(), behind in piece()) {
         let other = [other.as_slice(), behind.as_bytes()].concat();
         if let Some((key, about, all)) = known(&one).find(&other, &Limits::default()) {
-            let (read_key, read_about, read_all, _) = read(&other).expect("the long way reads it, too");
-            prop_assert_eq!((key, about, all), (read_key.as_slice(), read_about, read_all));
+            let read = read(&other).expect("the long way reads it, too");
+            prop_assert_eq!((key, about, all), (read.key.as_slice(), read.about, read.bytes));
         }
     }
 }
