@@ -1,5 +1,5 @@
 //! Owns: the reading of a client's requests: bytes → [`Decoder`](crate::http::Decoder) → [`api`](super::api) → the core
-//! or a page, and when to stop reading.
+//! or a page, the first two left out where the words are known (`known.rs`); and when to stop reading.
 //! Never: how an answer is written, what a call does.
 
 use super::admin;
@@ -233,10 +233,10 @@ impl Server {
                         self.refuse(id, about.closing(), CallKind::Other, &error)
                     }
                     Ok(call) => {
-                        let key = KnownGet::place(&request, &call, about);
+                        let key_bytes = KnownGet::key_bytes(&request, &call, about);
                         let next = self.on_call(id, &request.head, about, call, room);
-                        if let Some(key) = key {
-                            self.known_get.learn(&buffer.data()[*used - bytes..*used], key, about);
+                        if let Some(key_bytes) = key_bytes {
+                            self.known_get.learn(&buffer.data()[*used - bytes..*used], key_bytes, about);
                         }
                         next
                     }

@@ -2,8 +2,6 @@
 //! the instructions of a GET, and whoever reads many keys asks for each in the same words. The last wording is known.
 //! Never: what a request means: that is said by `http` and `api`, once for each new wording.
 
-use std::ops::Range;
-
 use super::api::Call;
 use super::render::About;
 use crate::http::query::is_plain;
@@ -13,7 +11,7 @@ use crate::op::{Condition, Op, Verb};
 
 /// The key's parameter, the first and only one.
 const NAME: &[u8] = b"key=";
-/// A longer request, one with conditions, a body or other parameters, or one that closes is read each time.
+/// A longer request is read each time.
 const MOST_BYTES: usize = 4096;
 
 /// Whether a byte stands for itself in a query, whatever is around it (RFC 3986, section 3.4). There are more.
@@ -33,7 +31,8 @@ fn is_itself(byte: u8) -> bool {
 
 /// The wording of one GET: what stood before its key, and what behind it, to the end.
 ///
-/// A key of bytes that stand for themselves may take the place of another one: what is around it is read as before.
+/// A key of bytes that stand for themselves may take the place of another one: what is around it is read as before. A request
+/// with conditions, a body or other parameters, and one that closes its connection, is read each time.
 #[derive(Debug, Default)]
 pub(super) struct KnownGet {
     before: Vec<u8>,
@@ -55,27 +54,28 @@ impl KnownGet {
         (fits && rest.starts_with(&self.behind)).then_some((key, about, all))
     }
 
-    /// Where the key stands in a request whose words are worth knowing, from its first byte on.
-    pub(super) fn place(request: &Request<'_>, call: &Call<'_>, about: About) -> Option<Range<usize>> {
+    /// How long the key is of a request whose words are worth knowing.
+    pub(super) fn key_bytes(request: &Request<'_>, call: &Call<'_>, about: About) -> Option<usize> {
         let Request { head, .. } = request;
         let Call::Data(Op { verb: Verb::Get, key, condition: Condition::None, stale: false, .. }) = call else {
             return None;
         };
-        let is_usual = head.method == "GET" && head.body == BodyKind::None && about.persistence != Persistence::Close;
+        let is_plain_get =
+            head.method == "GET" && head.body == BodyKind::None && about.persistence != Persistence::Close;
         let raw = head.query.as_bytes().strip_prefix(NAME)?;
-        // A head begins with its method, and so does a request that is learnt.
-        let at = raw.as_ptr() as usize - head.method.as_ptr() as usize;
-        (is_usual && raw == *key && raw.iter().all(|byte| is_itself(*byte))).then_some(at..at + raw.len())
+        (is_plain_get && raw == *key && raw.iter().all(|byte| is_itself(*byte))).then_some(raw.len())
     }
 
-    /// From now on these words are known. `raw`: all bytes of the request, whose key stands there.
-    pub(super) fn learn(&mut self, raw: &[u8], key: Range<usize>, about: About) {
-        // There may be empty lines before it.
+    /// From now on the words of this request are known: all its bytes, and how long its key is.
+    pub(super) fn learn(&mut self, raw: &[u8], key_bytes: usize, about: About) {
+        // The query begins at the first mark. There may be empty lines before a request: those are no words of it.
+        let Some(mark) = raw.iter().position(|byte| *byte == b'?') else { return };
         if raw.len() <= MOST_BYTES && raw.starts_with(b"GET ") {
+            let (before, rest) = raw.split_at(mark + 1 + NAME.len());
             self.before.clear();
-            self.before.extend_from_slice(&raw[..key.start]);
+            self.before.extend_from_slice(before);
             self.behind.clear();
-            self.behind.extend_from_slice(&raw[key.end..]);
+            self.behind.extend_from_slice(&rest[key_bytes..]);
             self.about = Some(about);
         }
     }

@@ -13,8 +13,8 @@ struct Read {
     key: Vec<u8>,
     about: About,
     bytes: usize,
-    /// Where its key stands, if its words are worth knowing.
-    place: Option<Range<usize>>,
+    /// How long its key is, if its words are worth knowing.
+    key_bytes: Option<usize>,
 }
 
 fn read(bytes: &[u8]) -> Option<Read> {
@@ -24,10 +24,10 @@ fn read(bytes: &[u8]) -> Option<Read> {
     let (hosts, mut scratch) = (hosts(), Scratch::default());
     let call = api::call(&request, &limits, &hosts, &mut scratch).ok()?;
     let about = About::new(&request.head);
-    let place = KnownGet::place(&request, &call, about);
+    let key_bytes = KnownGet::key_bytes(&request, &call, about);
     match call {
         Call::Data(Op { verb: Verb::Get, key, value: b"", condition: Condition::None, stale: false }) => {
-            Some(Read { key: key.to_vec(), about, bytes: all, place })
+            Some(Read { key: key.to_vec(), about, bytes: all, key_bytes })
         }
         _ => None,
     }
@@ -35,8 +35,8 @@ fn read(bytes: &[u8]) -> Option<Read> {
 
 fn known(bytes: &[u8]) -> KnownGet {
     let mut known = KnownGet::default();
-    if let Some(Read { about, bytes: all, place: Some(place), .. }) = read(bytes) {
-        known.learn(&bytes[..all], place, about);
+    if let Some(Read { about, bytes: all, key_bytes: Some(key_bytes), .. }) = read(bytes) {
+        known.learn(&bytes[..all], key_bytes, about);
     }
     known
 }
@@ -45,6 +45,9 @@ const USUAL: &[u8] = b"GET /get?key=k1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
 fn another_key_in_the_same_words_is_found() {
+    let absolute = known(b"GET http://localhost/get?key=a HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let of_absolute = b"GET http://localhost/get?key=b HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert!(absolute.find(of_absolute, &Limits::default()).is_some());
     let known = known(USUAL);
     let other = b"GET /get?key=another:key HTTP/1.1\r\nHost: localhost\r\n\r\nGET /get?key=next HT";
     let (key, about, all) = known.find(other, &Limits::default()).unwrap();
