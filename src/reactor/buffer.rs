@@ -55,10 +55,10 @@ impl Buffer {
     /// Drops the first `n` bytes of the data.
     pub fn consume(&mut self, n: usize) {
         assert!(n <= self.filled, "more consumed than was there");
-        if n > 0 {
+        if n > 0 && n < self.filled {
             self.bytes.copy_within(n..self.filled, 0);
-            self.filled -= n;
         }
+        self.filled -= n;
     }
 
     /// Drops what is behind the first `n` bytes of the data.

@@ -1,5 +1,5 @@
 //! Owns: the poll, the listener, the slab of connections with their buffers, and what the operating system says of
-//! sockets. Gives out [`ConnId`]s and bytes. `T` is whatever the owner keeps with a connection.
+//! sockets. Gives out [`ConnId`]s and bytes. `T` is whatever the owner keeps with a connection ([`Kept`]).
 //!
 //! mio's registrations are edge-triggered and made once a connection, for reading and writing alike, so that no
 //! request costs an `epoll_ctl`. Whoever stops reading before the socket is empty must remember it: that is
@@ -58,6 +58,12 @@ pub struct Ready {
     pub own: bool,
 }
 
+/// What the owner keeps with a connection.
+pub trait Kept {
+    /// Whether the connection goes before those that are not urgent.
+    fn is_urgent(&self) -> bool;
+}
+
 /// See the module.
 pub struct Reactor<T> {
     poll: Poll,
@@ -73,7 +79,8 @@ pub struct Reactor<T> {
     /// Connections on which something happened, each once, in order; those that are urgent in the second queue.
     listed: [VecDeque<ConnId>; 2],
     again: Vec<ConnId>,
-    dirty: Vec<ConnId>,
+    /// Connections that have something to send, each once; those that are urgent in the second list.
+    dirty: [Vec<ConnId>; 2],
     doomed: Vec<ConnId>,
     pool: Vec<Vec<u8>>,
     pool_bytes: usize,
@@ -82,7 +89,7 @@ pub struct Reactor<T> {
     calls: SocketCalls,
 }
 
-impl<T> Reactor<T> {
+impl<T: Kept> Reactor<T> {
     /// A reactor that listens on `listen`.
     ///
     /// # Errors
@@ -103,7 +110,7 @@ impl<T> Reactor<T> {
             next_generation: 0,
             listed: Default::default(),
             again: Vec::new(),
-            dirty: Vec::new(),
+            dirty: Default::default(),
             doomed: Vec::new(),
             pool: Vec::new(),
             pool_bytes: 0,
@@ -135,16 +142,11 @@ impl<T> Reactor<T> {
 
     /// Waits until something is ready or the timeout has passed; at once where work was left over
     /// ([`Reactor::again`], [`Reactor::next_ready`], [`Reactor::accept`]), or what was appended to an output was not
-    /// sent yet. Sets `ready`. `is_urgent`: whether a connection goes before others.
+    /// sent yet. Sets `ready`.
     ///
     /// # Errors
     /// The poll itself failed.
-    pub fn wait(
-        &mut self,
-        timeout: Option<Duration>,
-        ready: &mut Ready,
-        is_urgent: impl Fn(&T) -> bool,
-    ) -> io::Result<()> {
+    pub fn wait(&mut self, timeout: Option<Duration>, ready: &mut Ready) -> io::Result<()> {
         ready.accept = std::mem::take(&mut self.accept_again);
         ready.own = false;
         let has_listed = self.listed.iter().any(|queue| !queue.is_empty());
@@ -157,7 +159,7 @@ impl<T> Reactor<T> {
         let listed = &mut self.listed;
         let mut list = |conn: &mut Conn<T>| {
             if !std::mem::replace(&mut conn.is_listed, true) {
-                listed[usize::from(is_urgent(&conn.state))].push_back(conn.id);
+                listed[usize::from(conn.state.is_urgent())].push_back(conn.id);
             }
         };
         for id in self.again.drain(..) {
@@ -317,7 +319,9 @@ impl<T> Reactor<T> {
         let mut step = READ_BYTES;
         if buffer.len() <= MOVED_BYTES && want <= READ_BYTES {
             let left = std::mem::replace(&mut buffer, std::mem::take(&mut self.scratch));
-            buffer.extend(left.data());
+            if !left.is_empty() {
+                buffer.extend(left.data());
+            }
         } else {
             step = buffer.len().clamp(MOVED_BYTES, READ_BYTES);
         }
@@ -367,7 +371,7 @@ impl<T> Reactor<T> {
         }
         if !conn.is_dirty {
             conn.is_dirty = true;
-            self.dirty.push(id);
+            self.dirty[usize::from(conn.state.is_urgent())].push(id);
         }
         Some((&mut conn.output, &mut conn.state))
     }
@@ -376,21 +380,12 @@ impl<T> Reactor<T> {
     /// that are urgent, at most `SENT_URGENT_BYTES` to each; to the others at most `SENT_BYTES` together: the rest is
     /// the next turn's, in the same order. `added`: bytes that this turn may have added for each urgent one. `done` hears
     /// of each of them, as it is then.
-    pub fn flush_dirty(
-        &mut self,
-        now_ms: u64,
-        added: usize,
-        is_urgent: impl Fn(&T) -> bool,
-        mut done: impl FnMut(&mut Conn<T>),
-    ) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for urgent_ones in [true, false] {
-            let mut room = if urgent_ones { SENT_URGENT_BYTES.max(2 * added) } else { SENT_BYTES };
+    pub fn flush_dirty(&mut self, now_ms: u64, added: usize, mut done: impl FnMut(&mut Conn<T>)) {
+        for is_urgent in [true, false] {
+            let mut dirty = std::mem::take(&mut self.dirty[usize::from(is_urgent)]);
+            let mut room = if is_urgent { SENT_URGENT_BYTES.max(2 * added) } else { SENT_BYTES };
             dirty.retain(|id| {
                 let Some(conn) = lookup(&mut self.conns, *id) else { return false };
-                if urgent_ones && !is_urgent(&conn.state) {
-                    return true;
-                }
                 // What it holds stays unsent, so that its owner can tell what was begun.
                 if conn.is_doomed {
                     conn.is_dirty = false;
@@ -398,7 +393,7 @@ impl<T> Reactor<T> {
                 }
                 if room > 0 {
                     let sent = conn.flush(now_ms, room, &mut self.calls);
-                    room -= if urgent_ones { 0 } else { sent };
+                    room -= if is_urgent { 0 } else { sent };
                     conn.is_dirty = conn.can_send();
                 }
                 self.held_bytes -= conn.counted as u64;
@@ -410,8 +405,8 @@ impl<T> Reactor<T> {
                 self.recycle(buffer);
                 is_left
             });
+            self.dirty[usize::from(is_urgent)] = dirty;
         }
-        self.dirty = dirty;
     }
 
     /// Writes what one connection's output holds at once: it is about to be closed.
@@ -423,7 +418,7 @@ impl<T> Reactor<T> {
 
     /// Whether [`Reactor::flush_dirty`] has something to do: something was appended since, or left by it.
     fn has_unsent(&self) -> bool {
-        !self.dirty.is_empty()
+        self.dirty.iter().any(|list| !list.is_empty())
     }
 
     /// Marks a connection for [`Reactor::flush_dirty`] though nothing was appended: it became writable.
@@ -511,6 +506,23 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream as Std;
 
+    impl Kept for () {
+        fn is_urgent(&self) -> bool {
+            false
+        }
+    }
+
+    struct One {
+        number: usize,
+        is_urgent: bool,
+    }
+
+    impl Kept for One {
+        fn is_urgent(&self) -> bool {
+            self.is_urgent
+        }
+    }
+
     fn reactor() -> (Reactor<()>, SocketAddr) {
         let reactor = Reactor::new("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = reactor.listener.as_ref().unwrap().local_addr().unwrap();
@@ -520,7 +532,7 @@ mod tests {
     fn turn_until(reactor: &mut Reactor<()>, mut done: impl FnMut(&mut Reactor<()>) -> bool) {
         let mut ready = Ready::default();
         loop {
-            reactor.wait(Some(Duration::from_secs(20)), &mut ready, |()| false).unwrap();
+            reactor.wait(Some(Duration::from_secs(20)), &mut ready).unwrap();
             if ready.accept {
                 reactor.accept(100, |_| ());
             }
@@ -587,18 +599,18 @@ mod tests {
 
     #[test]
     fn what_a_turn_leaves_comes_first_in_the_next_and_the_urgent_apart() {
-        let mut reactor = Reactor::<usize>::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut reactor = Reactor::<One>::new("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = reactor.listener.as_ref().unwrap().local_addr().unwrap();
         let mut ready = Ready::default();
-        let wait = |reactor: &mut Reactor<usize>, ready: &mut Ready| {
-            reactor.wait(Some(Duration::from_secs(20)), ready, |number| number % 2 == 1).unwrap();
+        let wait = |reactor: &mut Reactor<One>, ready: &mut Ready| {
+            reactor.wait(Some(Duration::from_secs(20)), ready).unwrap();
         };
         let mut clients: Vec<Std> = Vec::new();
         for number in 0..4 {
             clients.push(Std::connect(address).unwrap());
             while reactor.len() == number {
                 wait(&mut reactor, &mut ready);
-                reactor.accept(100, |_| number);
+                reactor.accept(100, |_| One { number, is_urgent: number % 2 == 1 });
             }
         }
         let mut taken = Vec::new();
@@ -624,18 +636,17 @@ mod tests {
 
     #[test]
     fn what_is_sent_in_a_turn_is_bounded_and_nothing_of_it_is_lost() {
-        let mut reactor = Reactor::<usize>::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut reactor = Reactor::<One>::new("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = reactor.listener.as_ref().unwrap().local_addr().unwrap();
         let mut clients: Vec<Std> = Vec::new();
         let mut ready = Ready::default();
-        let is_urgent = |number: &usize| *number == 2;
         let long = SENT_BYTES / 3 * 2;
         let lengths = [long, long, 32 * SENT_BYTES, 10];
         for number in 0..lengths.len() {
             clients.push(Std::connect(address).unwrap());
             while reactor.len() == number {
-                reactor.wait(Some(Duration::from_secs(20)), &mut ready, is_urgent).unwrap();
-                reactor.accept(100, |_| number);
+                reactor.wait(Some(Duration::from_secs(20)), &mut ready).unwrap();
+                reactor.accept(100, |_| One { number, is_urgent: number == 2 });
             }
         }
         let ids: Vec<ConnId> = reactor.iter_mut().map(|conn| conn.id).collect();
@@ -657,13 +668,14 @@ mod tests {
         while reactor.has_unsent() || reactor.iter_mut().any(|conn| conn.output_bytes() > 0) {
             let mut sent = [0; 4];
             let before: Vec<u64> = reactor.iter_mut().map(|conn| conn.written_bytes).collect();
-            reactor.flush_dirty(1, 0, is_urgent, |conn| {
-                order.push(conn.state);
-                sent[conn.state] = conn.written_bytes - before[conn.state];
+            reactor.flush_dirty(1, 0, |conn| {
+                let number = conn.state.number;
+                order.push(number);
+                sent[number] = conn.written_bytes - before[number];
             });
             most = most.max(sent[0] + sent[1] + sent[3]);
             assert_eq!(reactor.held_bytes(), reactor.iter_mut().map(|conn| conn.output.len() as u64).sum::<u64>());
-            reactor.wait(Some(Duration::ZERO), &mut ready, is_urgent).unwrap();
+            reactor.wait(Some(Duration::ZERO), &mut ready).unwrap();
             while let Some(id) = reactor.next_ready(true).or_else(|| reactor.next_ready(false)) {
                 reactor.touch(id);
             }
@@ -720,7 +732,7 @@ mod tests {
         let id = reactor.iter_mut().next().unwrap().id;
         let bytes = vec![7u8; 32 << 20];
         reactor.output(id).unwrap().0.extend_from_slice(&bytes);
-        reactor.flush_dirty(5, 0, |()| false, |_| ());
+        reactor.flush_dirty(5, 0, |_| ());
         assert!(reactor.held_bytes() > 0, "32 MiB fit into no socket buffer");
         let reader = std::thread::spawn(move || {
             let mut all = vec![0; 32 << 20];
@@ -731,7 +743,7 @@ mod tests {
             while let Some(id) = reactor.next_ready(false) {
                 reactor.touch(id);
             }
-            reactor.flush_dirty(6, 0, |()| false, |_| ());
+            reactor.flush_dirty(6, 0, |_| ());
             reactor.held_bytes() == 0
         });
         assert!(reader.join().unwrap() == bytes);

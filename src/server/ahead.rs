@@ -5,7 +5,7 @@
 use super::lane::{Asked, LaneKey, Stream};
 use crate::op::{Condition, Op, Verb};
 use crate::store::disk::Disk;
-use crate::store::{Candidate, KeyHash, Store};
+use crate::store::{KeyHash, Looked, Store};
 
 /// So many wait at most: what is asked for first must still be in the cache when the last is begun.
 const MOST: usize = 16;
@@ -22,7 +22,7 @@ pub struct Ahead {
     bytes: Vec<u8>,
     /// Of those that wait, from the first on, as far as they were looked up.
     hashes: Vec<KeyHash>,
-    candidates: Vec<Candidate>,
+    looked: Vec<Looked>,
     /// Whether some were left the last time, since their records, or others of that turn, are long.
     has_left: bool,
 }
@@ -100,27 +100,28 @@ impl Ahead {
         self.hashes.clear();
         self.hashes.extend(self.waiting.iter().map(|waiting| store.hash(waiting.op(&self.bytes).key)));
         self.hashes.iter().for_each(|hash| store.expect(*hash));
-        self.candidates.clear();
-        let (mut count, mut record_bytes) = (0, 0);
+        self.looked.clear();
+        let mut record_bytes = 0;
         for (hash, waiting) in self.hashes.iter().zip(&self.waiting) {
             if record_bytes >= MOST_BYTES {
                 break;
             }
-            count += 1;
-            record_bytes += waiting.places[2] - waiting.places[1];
-            if let Some(candidate) = store.candidate(*hash) {
-                record_bytes += candidate.most_bytes;
-                self.candidates.push(candidate);
-            }
+            let looked = store.look_in_index(*hash);
+            let found_bytes = looked.first.map_or(0, |candidate| candidate.most_bytes);
+            record_bytes += waiting.places[2] - waiting.places[1] + found_bytes;
+            self.looked.push(looked);
         }
-        self.candidates.iter().for_each(|candidate| store.expect_record(*candidate));
-        count
+        self.looked.iter().filter_map(|looked| looked.first).for_each(|candidate| store.expect_record(candidate));
+        self.looked.len()
     }
 
-    /// The first `count` in the order in which they came, with the hashes of their keys, as of [`Ahead::expect`].
-    pub fn first(&self, count: usize) -> impl Iterator<Item = (Asked, Op<'_>, KeyHash)> {
-        let hashes = self.hashes.iter().copied();
-        self.waiting[..count].iter().zip(hashes).map(|(waiting, hash)| (waiting.asked, waiting.op(&self.bytes), hash))
+    /// The first `count` in the order in which they came, with what the index said of their keys, as of [`Ahead::expect`].
+    pub fn first(&self, count: usize) -> impl Iterator<Item = (Asked, Op<'_>, Looked)> {
+        let looked = self.looked.iter().copied();
+        self.waiting[..count]
+            .iter()
+            .zip(looked)
+            .map(|(waiting, looked)| (waiting.asked, waiting.op(&self.bytes), looked))
     }
 
     /// Forgets the first `count`.

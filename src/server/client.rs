@@ -4,7 +4,7 @@
 
 use super::admin;
 use super::api::{self, Call, Scratch};
-use super::conn::{Due, Link, Role, Stage};
+use super::conn::{Client, Due, Link, Role, Stage};
 use super::error::ApiError;
 use super::known::KnownGet;
 use super::lane::Stream;
@@ -33,6 +33,13 @@ enum Next {
     Never,
     /// As a link.
     Handed,
+}
+
+impl Next {
+    /// Nothing is left in the buffer.
+    fn then_bytes(self) -> Next {
+        if matches!(self, Next::Request) { Next::Bytes } else { self }
+    }
 }
 
 impl Server {
@@ -151,31 +158,20 @@ impl Server {
 
     /// Takes the requests that stand in the buffer. Returns how many bytes of it are done with.
     fn take_requests(&mut self, id: ConnId, buffer: &mut Buffer) -> (usize, Next) {
-        let Some(conn) = self.reactor.get(id) else { return (0, Next::Never) };
-        let Role::Client(client) = &mut conn.state else { return (0, Next::Never) };
-        // What was promised is counted anew behind what has come.
-        self.ledger.promise(client, 0);
-        let mut decoder = std::mem::take(&mut client.decoder);
-        let mut scratch = std::mem::take(&mut self.scratch);
         let mut used = 0;
         let next = loop {
             if self.must_pause(id) {
                 break Next::Paused;
             }
-            match self.take_request(id, &mut decoder, &mut scratch, buffer, &mut used) {
-                Next::Request if used == buffer.len() && decoder.phase() == Phase::Idle => break Next::Bytes,
-                Next::Request => {}
-                other => break other,
+            let next = match self.take_known(id, buffer, &mut used) {
+                Some(next) => next,
+                None => self.take_unknown(id, buffer, &mut used),
+            };
+            if !matches!(next, Next::Request) {
+                break next;
             }
         };
-        self.scratch = scratch;
-        if let Some(conn) = self.reactor.get(id)
-            && let Role::Client(client) = &mut conn.state
-        {
-            // A body that was refused is not waited for.
-            let wanted = if matches!(next, Next::Bytes) { decoder.wanted() } else { 0 };
-            self.ledger.promise(client, wanted.saturating_sub(buffer.len() - used) as u64);
-            client.decoder = decoder;
+        if let Some(client) = self.client(id) {
             client.is_paused = matches!(next, Next::Paused);
         }
         // Of what a closing connection sent behind its last request nothing is kept.
@@ -183,10 +179,60 @@ impl Server {
         (used, next)
     }
 
+    fn client(&mut self, id: ConnId) -> Option<&mut Client> {
+        match &mut self.reactor.get(id)?.state {
+            Role::Client(client) => Some(client),
+            Role::Link(_) => None,
+        }
+    }
+
     fn must_pause(&mut self, id: ConnId) -> bool {
         let Some(conn) = self.reactor.get(id) else { return false };
         let Role::Client(client) = &conn.state else { return false };
         client.must_pause(conn.output_bytes(), self.cluster.settings().limits.max_pipeline)
+    }
+
+    /// Bytes that there is room for, beside those in a connection's buffer.
+    fn room(&self, buffer: &Buffer) -> u64 {
+        let most = self.cluster.settings().limits.max_inflight_bytes as u64;
+        most.saturating_sub(self.inflight_bytes() + buffer.len() as u64)
+    }
+
+    /// Takes a GET in words that are known. `None`: what comes next is to be read.
+    fn take_known(&mut self, id: ConnId, buffer: &Buffer, used: &mut usize) -> Option<Next> {
+        if !self.client(id)?.decoder.is_fresh() || self.draining_until_ms.is_some() {
+            return None;
+        }
+        let (key, about, bytes) = self.known_get.find(&buffer.data()[*used..], &self.limits)?;
+        if self.is_surplus(id) {
+            return None;
+        }
+        *used += bytes;
+        let room = self.room(buffer);
+        let op = Op { verb: Verb::Get, key, value: b"", condition: Condition::None, stale: false };
+        let next = self.on_data(id, about, &op, room);
+        Some(if *used == buffer.len() { next.then_bytes() } else { next })
+    }
+
+    /// Reads what comes next, and takes it if it is a whole request.
+    fn take_unknown(&mut self, id: ConnId, buffer: &mut Buffer, used: &mut usize) -> Next {
+        let Some(Conn { state: Role::Client(client), .. }) = self.reactor.get(id) else { return Next::Never };
+        // What was promised is counted anew behind what has come.
+        self.ledger.promise(client, 0);
+        let mut decoder = std::mem::take(&mut client.decoder);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut next = self.take_request(id, &mut decoder, &mut scratch, buffer, used);
+        if *used == buffer.len() && decoder.phase() == Phase::Idle {
+            next = next.then_bytes();
+        }
+        self.scratch = scratch;
+        if let Some(Conn { state: Role::Client(client), .. }) = self.reactor.get(id) {
+            // A body that was refused is not waited for.
+            let wanted = if matches!(next, Next::Bytes) { decoder.wanted() } else { 0 };
+            self.ledger.promise(client, wanted.saturating_sub(buffer.len() - *used) as u64);
+            client.decoder = decoder;
+        }
+        next
     }
 
     fn take_request(
@@ -197,18 +243,7 @@ impl Server {
         buffer: &mut Buffer,
         used: &mut usize,
     ) -> Next {
-        let most = self.cluster.settings().limits.max_inflight_bytes as u64;
-        let came = (buffer.len() - *used) as u64;
-        let room = most.saturating_sub(self.inflight_bytes() + buffer.len() as u64);
-        if decoder.is_fresh()
-            && self.draining_until_ms.is_none()
-            && let Some((key, about, bytes)) = self.known_get.find(&buffer.data()[*used..], &self.limits)
-            && !self.is_surplus(id)
-        {
-            *used += bytes;
-            let op = Op { verb: Verb::Get, key, value: b"", condition: Condition::None, stale: false };
-            return self.on_data(id, about, &op, room);
-        }
+        let (came, room) = ((buffer.len() - *used) as u64, self.room(buffer));
         let step = decoder.step(&mut buffer.data_mut()[*used..], &self.limits, &mut self.known_lines);
         match step {
             Step::Partial(keep) => {
@@ -255,7 +290,7 @@ impl Server {
     /// Whether only a peer may use this connection: it was accepted above the limit, and no room has come since.
     fn is_surplus(&mut self, id: ConnId) -> bool {
         let is_full = self.clients() > self.max_connections;
-        let Some(Conn { state: Role::Client(client), .. }) = self.reactor.get(id) else { return false };
+        let Some(client) = self.client(id) else { return false };
         client.is_surplus &= is_full;
         client.is_surplus
     }
@@ -352,14 +387,10 @@ impl Server {
     }
 
     fn push(&mut self, id: ConnId, due: Due) -> Option<u64> {
-        match &mut self.reactor.get(id)?.state {
-            Role::Client(client) => {
-                // It is whole, or refused: it waits for no permission to go on.
-                client.owes_continue = false;
-                Some(client.pipeline.push(due))
-            }
-            Role::Link(_) => None,
-        }
+        let client = self.client(id)?;
+        // It is whole, or refused: it waits for no permission to go on.
+        client.owes_continue = false;
+        Some(client.pipeline.push(due))
     }
 
     /// A request that does not come in time: 408, and the connection closes.

@@ -8,6 +8,7 @@ use super::render::About;
 use crate::http::{Decoder, Phase};
 use crate::id::{NodeId, Uuid};
 use crate::op::Verb;
+use crate::reactor::Kept;
 use crate::wire::Class;
 
 /// A client whose output holds more than this, in bytes, is not read from.
@@ -21,10 +22,9 @@ pub enum Role {
     Link(Link),
 }
 
-impl Role {
+impl Kept for Role {
     /// Links go before clients: bulk of theirs must not delay a beacon, or an answer of a peer.
-    #[must_use]
-    pub fn is_link(&self) -> bool {
+    fn is_urgent(&self) -> bool {
         matches!(self, Role::Link(_))
     }
 }

@@ -277,8 +277,8 @@ impl<D: Disk> Core<D> {
     pub fn begin_some(&mut self, sink: &mut impl Sink) -> bool {
         let mut ahead = std::mem::take(&mut self.ahead);
         let count = ahead.expect(&self.store);
-        for (asked, op, hash) in ahead.first(count) {
-            self.take(asked, &op, Known { hash: Some(hash), arrived: None }, sink);
+        for (asked, op, looked) in ahead.first(count) {
+            self.take(asked, &op, Known { looked: Some(looked), arrived: None }, sink);
         }
         ahead.forget(count);
         self.ahead = ahead;
@@ -643,7 +643,7 @@ impl<D: Disk> Core<D> {
         lane.wait = Wait::Turn;
         let parked = lane.queue.pop_front().expect("a lane that waits for the disk has a first");
         self.held_bytes -= parked.held_bytes();
-        let known = Known { arrived: Some(arrived), hash: None };
+        let known = Known::from(Some(arrived));
         self.begin(parked.asked, &parked.op(), Target::Local, known, sink);
         self.drain(key, sink);
     }

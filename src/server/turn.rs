@@ -188,9 +188,7 @@ impl Server {
     fn turn(&mut self, ready: &mut Ready) -> Result<(), ServeError> {
         let fatal = |e: crate::store::Fatal| ServeError(e.to_string());
         let begin = self.now.boot_ns;
-        self.reactor
-            .wait(self.timeout(), ready, Role::is_link)
-            .map_err(|e| ServeError(format!("the event loop failed: {e}")))?;
+        self.reactor.wait(self.timeout(), ready).map_err(|e| ServeError(format!("the event loop failed: {e}")))?;
         self.now.wall_ms = wall_ms();
         self.tell_time();
         self.woke_ns = self.now.boot_ns;
@@ -409,7 +407,7 @@ impl Server {
         let now_ms = self.now.ms();
         let max_pipeline = self.cluster.settings().limits.max_pipeline;
         let mut again = Vec::new();
-        self.reactor.flush_dirty(now_ms, added, Role::is_link, |conn| {
+        self.reactor.flush_dirty(now_ms, added, |conn| {
             let output_bytes = conn.output_bytes();
             if conn.is_broken || matches!(conn.closing, Closing::Lingering { .. }) {
                 again.push(conn.id);

@@ -104,7 +104,7 @@ impl<D: Disk> Store<D> {
         key.clear();
         let (hash, bytes) = self.overlay.key(lsn);
         key.extend_from_slice(bytes);
-        match self.look(hash, &key, arrived) {
+        match self.look(self.index.look(hash), &key, arrived) {
             Look::Absent => self.overlay.know(lsn, Prior::None),
             Look::Found { place, .. } => self.overlay.know(lsn, Prior::Indexed(place)),
             Look::Cold(op) => {

@@ -99,6 +99,8 @@ pub struct RealDisk {
     report: Sender<Completion>,
     done: Receiver<Completion>,
     under_way: usize,
+    /// As of the last look for what is done: see [`Moment`].
+    now_ms: u64,
     /// When a read last found that memory does not have it.
     missed_ms: Option<u64>,
 }
@@ -158,7 +160,8 @@ impl RealDisk {
 
     fn with_prefix(shared: Arc<Shared>, prefix: String) -> RealDisk {
         let (report, done) = channel();
-        RealDisk { shared, prefix, files: FnvHashMap::default(), report, done, under_way: 0, missed_ms: None }
+        let files = FnvHashMap::default();
+        RealDisk { shared, prefix, files, report, done, under_way: 0, now_ms: coarse_ms(), missed_ms: None }
     }
 
     fn open_file(&self, file: FileId) -> &Open {
@@ -285,7 +288,7 @@ impl Disk for RealDisk {
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let open = self.files.get_mut(&file).expect("a file is used only between open and close");
         let file_bytes = open.reserved;
-        let moment = Moment { now_ms: coarse_ms(), missed_ms: self.missed_ms };
+        let moment = Moment { now_ms: self.now_ms, missed_ms: self.missed_ms };
         if let Some(mapped) = open.mapped()
             && mapped.try_copy(at, buf, file_bytes, moment)
         {
@@ -348,6 +351,7 @@ impl Disk for RealDisk {
     }
 
     fn poll(&mut self) -> Option<Completion> {
+        self.now_ms = coarse_ms();
         match self.done.try_recv() {
             Ok(completion) => {
                 self.under_way -= 1;

@@ -15,8 +15,7 @@
 
 use super::mapped::prefetch;
 use super::segment::Slot;
-use siphasher::sip128::{Hasher128, SipHasher13};
-use std::hash::Hasher;
+use siphasher::sip128::SipHasher13;
 
 const TABLE_BITS: u32 = 12;
 const SLOT_SHIFT: u32 = 48;
@@ -74,9 +73,8 @@ impl KeyHash {
     /// The hash of a key under a store's seed.
     #[must_use]
     pub fn of(seed: u128, key: &[u8]) -> KeyHash {
-        let mut hasher = SipHasher13::new_with_keys((seed >> 64) as u64, seed as u64);
-        hasher.write(key);
-        KeyHash(hasher.finish128().as_u128())
+        let hasher = SipHasher13::new_with_keys((seed >> 64) as u64, seed as u64);
+        KeyHash(hasher.hash(key).as_u128())
     }
 
     /// Whether an index has one entry for either: of a record, not even its place can tell whose it is.
@@ -112,10 +110,22 @@ pub struct Candidate {
     pub most_bytes: usize,
 }
 
+/// What the index said of a key: it says so as long as it does not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Looked {
+    /// The key's.
+    pub hash: KeyHash,
+    /// Its first candidate.
+    pub first: Option<Candidate>,
+    changes: u64,
+}
+
 /// See the module.
 pub struct Index {
     tables: Vec<Table>,
     entries: u64,
+    /// How often it was changed.
+    changes: u64,
 }
 
 impl std::fmt::Debug for Index {
@@ -126,7 +136,7 @@ impl std::fmt::Debug for Index {
 
 impl Default for Index {
     fn default() -> Self {
-        Index { tables: (0..1 << TABLE_BITS).map(|_| Table::default()).collect(), entries: 0 }
+        Index { tables: (0..1 << TABLE_BITS).map(|_| Table::default()).collect(), entries: 0, changes: 0 }
     }
 }
 
@@ -293,6 +303,18 @@ impl Index {
         Some(Candidate { position: position_of(entry), most_bytes: CLASSES[class] as usize })
     }
 
+    /// What is there to be known of a key, so that it is not searched for again.
+    #[must_use]
+    pub fn look(&self, hash: KeyHash) -> Looked {
+        Looked { hash, first: self.candidate(hash, 0), changes: self.changes }
+    }
+
+    /// What was known of a key, as of now.
+    #[must_use]
+    pub fn look_again(&self, looked: Looked) -> Looked {
+        if looked.changes == self.changes { looked } else { self.look(looked.hash) }
+    }
+
     /// Asks memory for what a search for the hash looks at first.
     pub fn expect(&self, hash: KeyHash) {
         let table = &self.tables[hash.table()];
@@ -309,6 +331,7 @@ impl Index {
 
     /// Adds a key that the index does not have.
     pub fn insert(&mut self, hash: KeyHash, position: Position, bytes: usize) {
+        self.changes += 1;
         self.tables[hash.table()].insert(pack(hash, position, bytes));
         self.entries += 1;
     }
@@ -318,6 +341,7 @@ impl Index {
     /// # Panics
     /// If there is no such entry.
     pub fn replace(&mut self, hash: KeyHash, old: Position, new: Position, bytes: usize) {
+        self.changes += 1;
         let table = &mut self.tables[hash.table()];
         let (line, word) = table.find(hash.fingerprint(), locator(old)).expect("what is replaced is there");
         table.lines[line].0[word] = pack(hash, new, bytes);
@@ -328,6 +352,7 @@ impl Index {
     /// # Panics
     /// If there is no such entry.
     pub fn remove(&mut self, hash: KeyHash, position: Position) {
+        self.changes += 1;
         let table = &mut self.tables[hash.table()];
         let word = table.find(hash.fingerprint(), locator(position)).expect("what is removed is there");
         table.remove(word);

@@ -120,7 +120,7 @@ mod truncate;
 
 pub use append::{AppendError, StageError};
 pub use home::{Home, HomeEvent, NodeState, VoterFile};
-pub use index::{Candidate, KeyHash};
+pub use index::{Candidate, KeyHash, Looked};
 pub use log_read::{LogCursor, LogRead};
 pub use overlay::Prior;
 pub use read::{Arrived, Known, Lookup, Probe};

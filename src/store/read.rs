@@ -2,7 +2,7 @@
 //! Never: changing the log or the index.
 
 use super::disk::{Disk, Done, FileId, OpId};
-use super::index::{Candidate, KeyHash};
+use super::index::{Candidate, KeyHash, Looked};
 use super::overlay::{Indexed, Prior};
 use super::record::{self, BadRecord, Kind};
 use super::{Event, Purpose, Store};
@@ -23,15 +23,15 @@ pub struct Arrived {
 /// What is known of a key before it is looked up.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Known<'a> {
-    /// Its hash: see [`Store::hash`].
-    pub hash: Option<KeyHash>,
+    /// What the index said of it: see [`Store::look_in_index`].
+    pub looked: Option<Looked>,
     /// What a read that was started for it has brought.
     pub arrived: Option<&'a Arrived>,
 }
 
 impl<'a> From<Option<&'a Arrived>> for Known<'a> {
     fn from(arrived: Option<&'a Arrived>) -> Self {
-        Known { hash: None, arrived }
+        Known { looked: None, arrived }
     }
 }
 
@@ -101,10 +101,10 @@ impl<D: Disk> Store<D> {
         self.index.expect(hash);
     }
 
-    /// When that has come: what the index says of the key now.
+    /// When that has come: what the index says of the key.
     #[must_use]
-    pub fn candidate(&self, hash: KeyHash) -> Option<Candidate> {
-        self.index.candidate(hash, 0)
+    pub fn look_in_index(&self, hash: KeyHash) -> Looked {
+        self.index.look(hash)
     }
 
     /// Memory is asked for a record.
@@ -116,9 +116,9 @@ impl<D: Disk> Store<D> {
     /// A key's committed value. One system call where the record is in the page cache; where it is not, a read is
     /// started, and when it comes back everything is judged anew: what has arrived stands in for that read only.
     pub fn get<'s>(&'s mut self, key: &[u8], known: impl Into<Known<'s>>) -> Lookup<'s> {
-        let Known { hash, arrived } = known.into();
-        let hash = hash.unwrap_or_else(|| self.hash(key));
-        match self.look(hash, key, arrived) {
+        let Known { looked, arrived } = known.into();
+        let looked = looked.unwrap_or_else(|| self.index.look(self.hash(key)));
+        match self.look(looked, key, arrived) {
             Look::Absent => Lookup::Absent,
             Look::Cold(op) => Lookup::Cold(op),
             Look::Corrupt => Lookup::Corrupt,
@@ -132,8 +132,8 @@ impl<D: Disk> Store<D> {
 
     /// A key's newest state, committed or not: what a condition is judged by, and what a write supersedes.
     pub fn probe<'s>(&mut self, key: &[u8], known: impl Into<Known<'s>>) -> Probe {
-        let Known { hash, arrived } = known.into();
-        let hash = hash.unwrap_or_else(|| self.hash(key));
+        let Known { looked, arrived } = known.into();
+        let hash = looked.map_or_else(|| self.hash(key), |looked| looked.hash);
         if self.health.is_none()
             && let Some((lsn, kind)) = self.overlay.newest(hash, key)
         {
@@ -143,7 +143,8 @@ impl<D: Disk> Store<D> {
                 Kind::Delete | Kind::Jump => Probe::Absent { rests_on: lsn, prior },
             };
         }
-        match self.look(hash, key, arrived) {
+        let looked = looked.unwrap_or_else(|| self.index.look(hash));
+        match self.look(looked, key, arrived) {
             Look::Absent => Probe::Absent { rests_on: Lsn::ZERO, prior: Prior::None },
             Look::Cold(op) => Probe::Cold(op),
             Look::Corrupt => Probe::Corrupt,
@@ -155,12 +156,13 @@ impl<D: Disk> Store<D> {
     }
 
     /// Tries the index's candidates one after the other until one is the key's.
-    pub(super) fn look(&mut self, hash: KeyHash, key: &[u8], arrived: Option<&Arrived>) -> Look {
+    pub(super) fn look(&mut self, looked: Looked, key: &[u8], arrived: Option<&Arrived>) -> Look {
         if self.health.is_some() {
             return Look::Corrupt;
         }
-        let mut tried = 0;
-        while let Some(candidate) = self.index.candidate(hash, tried) {
+        let Looked { hash, first, .. } = self.index.look_again(looked);
+        let (mut tried, mut next) = (0, first);
+        while let Some(candidate) = next {
             tried += 1;
             let bytes = match self.fetch(candidate, arrived) {
                 Ok(bytes) => bytes,
@@ -184,7 +186,10 @@ impl<D: Disk> Store<D> {
                     return Look::Found { lsn, place, bytes, value };
                 }
                 // The index cannot tell these two keys apart: another candidate may be the one.
-                Ok((found, _)) if self.hash(found.key).is_alike(hash) => continue,
+                Ok((found, _)) if self.hash(found.key).is_alike(hash) => {
+                    next = self.index.candidate(hash, tried);
+                    continue;
+                }
                 // A sound record, but not the one that was written there.
                 Ok((found, _)) => format!("record {} stands there, where another key's belongs", found.lsn.0),
                 Err(reason) => reason.to_string(),
