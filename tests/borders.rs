@@ -18,11 +18,12 @@ struct Border {
 const SOCKETS: [&str; 4] =
     ["std::net::TcpStream", "std::net::TcpListener", "std::net::UdpSocket", "std::net::ToSocketAddrs"];
 /// What has no input and output at all.
-const PURE: &[&str] = &["mio", "rustix", "signal_hook", "std::net", "std::io", "std::fs", "std::time", "std::thread"];
+const PURE: &[&str] =
+    &["mio", "nix", "rustix", "signal_hook", "std::net", "std::io", "std::fs", "std::time", "std::thread"];
 /// The same, but addresses are mere names.
-const NAMES: &[&str] = &["mio", "rustix", "std::io", "std::fs", "std::time", "std::thread"];
-const STORE: &[&str] = &["mio", "rustix", "signal_hook", "std::fs", "std::time", "std::thread"];
-const STORE_ON_FILES: &[&str] = &["mio", "signal_hook", "std::time", "rustix::net", "rustix::time"];
+const NAMES: &[&str] = &["mio", "nix", "rustix", "std::io", "std::fs", "std::time", "std::thread"];
+const STORE: &[&str] = &["mio", "nix", "rustix", "signal_hook", "std::fs", "std::time", "std::thread"];
+const STORE_ON_FILES: &[&str] = &["mio", "nix::time", "signal_hook", "std::time", "rustix::net", "rustix::time"];
 /// The parts of the core, which a simulation runs as they are.
 const CORE: &[&str] = &[
     "config",
@@ -78,7 +79,7 @@ const BORDERS: &[Border] = &[
     border("wire", &["id", "op"], PURE),
     border("peers", &["id", "wire"], PURE),
     border("configuration", &["id"], PURE),
-    border("config", &["id"], &["mio", "rustix", "std::time", "std::thread"]),
+    border("config", &["id"], &["mio", "nix", "rustix", "std::time", "std::thread"]),
     border("reactor", &["id"], &["std::fs", "std::thread", "httparse"]),
     border("http", &[], PURE),
     border("node", &["configuration", "id"], PURE),
@@ -95,7 +96,7 @@ const BORDERS: &[Border] = &[
     border("store", &["id"], STORE),
     border("store::dir", &["id", "store"], STORE_ON_FILES),
     border("store::files", &["id", "store"], STORE_ON_FILES),
-    border("store::mapped", &[], &["mio", "signal_hook", "std::time", "rustix::net", "rustix::fs"]),
+    border("store::mapped", &[], &["mio", "nix", "signal_hook", "std::time", "rustix::net", "rustix::fs"]),
     border("store::offline", &["id", "store"], STORE_ON_FILES),
     border("store::stopped", &["id", "store"], STORE_ON_FILES),
     border(
@@ -107,7 +108,7 @@ const BORDERS: &[Border] = &[
     border("server::agreement", CORE, PURE),
     border(
         "server::ahead",
-        &["op", "server::lane", "store::Candidate", "store::KeyHash", "store::Store", "store::disk"],
+        &["op", "server::lane", "store::KeyHash", "store::Looked", "store::Store", "store::disk"],
         PURE,
     ),
     border("server::core", CORE, PURE),
@@ -225,7 +226,7 @@ fn paths(code: &str, module: &str) -> Vec<String> {
 fn from_root(path: &str, module: &str) -> Option<String> {
     let (first, rest) = path.split_once("::")?;
     match first {
-        "crate" | "mio" | "rustix" | "std" | "httparse" => Some(path.to_owned()),
+        "crate" | "mio" | "nix" | "rustix" | "std" | "httparse" => Some(path.to_owned()),
         "signal_hook" | "signal_hook_mio" => Some(path.replacen("signal_hook_mio", "signal_hook", 1)),
         "super" => {
             let mut rest = rest;

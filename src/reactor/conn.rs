@@ -1,10 +1,12 @@
-//! Owns: one TCP stream: its input that was not consumed, its output that was not sent, and how it ends.
+//! Owns: one TCP stream: its input that was not consumed, its output that was not sent, and how it ends. It is read and
+//! written without libc, whose calls lock a word twice each in a process of several threads: one could cancel another there.
 //! Never: what the bytes mean.
 
-use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use mio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::buffer::Buffer;
 use crate::id::ConnId;
@@ -169,9 +171,9 @@ impl<T> Conn<T> {
         let room_bytes = room.len();
         let result = loop {
             calls.reads += 1;
-            match self.socket.read(room) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
+            match recv(&self.socket, &mut *room, RecvFlags::empty()) {
+                Err(Errno::INTR) => {}
+                other => break other.map(|(bytes, _)| bytes),
             }
         };
         buffer.added(*result.as_ref().unwrap_or(&0));
@@ -187,7 +189,7 @@ impl<T> Conn<T> {
                 Filled::Drained
             }
             Ok(_) => Filled::More,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            Err(Errno::AGAIN) => {
                 self.readable = false;
                 Filled::Drained
             }
@@ -210,15 +212,15 @@ impl<T> Conn<T> {
         while self.can_send() && written < most {
             calls.writes += 1;
             let end = self.output.len().min(self.sent.saturating_add(most - written));
-            match self.socket.write(&self.output[self.sent..end]) {
+            match send(&self.socket, &self.output[self.sent..end], SendFlags::NOSIGNAL) {
                 Ok(n) => {
                     written += n;
                     self.sent += n;
                     self.written_bytes += n as u64;
                     self.stalled_since_ms = None;
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.writable = false,
                 Err(_) => self.is_broken = true,
             }
         }

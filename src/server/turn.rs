@@ -8,7 +8,7 @@
 use std::io;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 use signal_hook_mio::v1_0::Signals;
 
 use super::ServeError;
@@ -573,19 +573,21 @@ pub(super) fn now() -> Now {
 
 /// Nanoseconds of the clock that also counts while the machine sleeps.
 pub(super) fn boot_ns() -> u64 {
-    let boot = clock_gettime(ClockId::Boottime);
-    boot.tv_sec.unsigned_abs() * 1_000_000_000 + boot.tv_nsec.unsigned_abs()
+    clock_ns(ClockId::CLOCK_BOOTTIME)
 }
 
 /// Nanoseconds that this thread has been computing. This clock is a system call.
 fn thread_cpu_ns() -> u64 {
-    let cpu = clock_gettime(ClockId::ThreadCPUTime);
-    cpu.tv_sec.unsigned_abs() * 1_000_000_000 + cpu.tv_nsec.unsigned_abs()
+    clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
 fn wall_ms() -> u64 {
-    let wall = clock_gettime(ClockId::Realtime);
-    wall.tv_sec.unsigned_abs() * 1_000 + wall.tv_nsec.unsigned_abs() / 1_000_000
+    clock_ns(ClockId::CLOCK_REALTIME) / 1_000_000
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock).expect("Linux has had this clock since 2.6.39");
+    time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs()
 }
 
 /// The signals that stop a node.

@@ -6,8 +6,11 @@ use super::dir::{DataDir, OWN_NAMES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
 use super::mapped::{Mapped, Moment, coarse_ms};
 use fnv::FnvHashMap;
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs};
-use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
+use nix::errno::Errno as LibcErrno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::uio::pwritev;
+use rustix::fs::{Advice, fadvise, fstatfs};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use rustix::process::nice;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -484,13 +487,13 @@ fn write_all_at(file: &File, mut at: u64, bytes: &[IoSlice<'_>]) -> io::Result<(
     let mut rest = owned.as_mut_slice();
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
-        match pwritev(file, rest, at) {
+        match pwritev(file, rest, at.cast_signed()) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
                 at += written as u64;
                 IoSlice::advance_slices(&mut rest, written);
             }
-            Err(Errno::INTR) => {}
+            Err(LibcErrno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -501,12 +504,12 @@ fn write_all_at(file: &File, mut at: u64, bytes: &[IoSlice<'_>]) -> io::Result<(
 fn allocate(file: &File, from: u64, upto: u64) -> io::Result<()> {
     let len = file.metadata()?.len();
     loop {
-        match fallocate(file, FallocateFlags::empty(), from, upto - from) {
+        match fallocate(file, FallocateFlags::empty(), from.cast_signed(), (upto - from).cast_signed()) {
             Ok(()) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
+            Err(LibcErrno::EINTR) => {}
+            Err(LibcErrno::EOPNOTSUPP | LibcErrno::ENOSYS) => break,
             // Over quota is a full disk, too: deleting helps, and nothing is broken.
-            Err(Errno::NOSPC | Errno::DQUOT) => {
+            Err(LibcErrno::ENOSPC | LibcErrno::EDQUOT) => {
                 // Some file systems (ext4) keep what they had found until then: the last of the disk, in a file that
                 // has no use for it.
                 file.set_len(len)?;

@@ -237,6 +237,10 @@ int fallocate64(int fd, int mode, off64_t at, off64_t len) {
   return result;
 }
 
+/* Where lengths have 64 bits anyway, these are the same, by another name. */
+ssize_t pwritev(int, const struct iovec *, int, off_t) __attribute__((alias("pwritev64")));
+int fallocate(int, int, off_t, off_t) __attribute__((alias("fallocate64")));
+
 static int sync_by(int (*real)(int), int fd) {
   uint64_t inode = file_of(fd);
   /* Also of the directory: whatever waits for a disk waits for all of it. */
