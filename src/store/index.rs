@@ -395,6 +395,7 @@ mod tests {
                 let hash = KeyHash(u128::from(key % 7) << 97 | u128::from(key));
                 // No two records stand at one place.
                 let is_taken = model.values().any(|(p, _)| *p == at(place));
+                let known: Vec<Looked> = (0..7_u64).map(|key| index.look(KeyHash(u128::from(key) << 97))).collect();
                 match (what, model.get(&key).copied()) {
                     (0, Some((old, _))) => { index.remove(hash, old); model.remove(&key); }
                     (0, None) => {}
@@ -403,6 +404,9 @@ mod tests {
                     (_, None) => { index.insert(hash, at(place), bytes); model.insert(key, (at(place), bytes)); }
                 }
                 prop_assert_eq!(index.entries(), model.len() as u64);
+                for looked in known {
+                    prop_assert_eq!(index.look_again(looked), index.look(looked.hash), "what was known before that change");
+                }
                 for (key, (position, bytes)) in &model {
                     let hash = KeyHash(u128::from(key % 7) << 97 | u128::from(*key));
                     prop_assert!(index.holds(hash, *position));
