@@ -96,7 +96,11 @@ const BORDERS: &[Border] = &[
     border("store", &["id"], STORE),
     border("store::dir", &["id", "store"], STORE_ON_FILES),
     border("store::files", &["id", "store"], STORE_ON_FILES),
-    border("store::mapped", &[], &["mio", "nix", "signal_hook", "std::time", "rustix::net", "rustix::fs"]),
+    border(
+        "store::mapped",
+        &[],
+        &["mio", "nix", "signal_hook", "std::time", "rustix::net", "rustix::fs", "rustix::time"],
+    ),
     border("store::offline", &["id", "store"], STORE_ON_FILES),
     border("store::stopped", &["id", "store"], STORE_ON_FILES),
     border(

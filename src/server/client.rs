@@ -171,8 +171,12 @@ impl Server {
                 break next;
             }
         };
-        if let Some(client) = self.client(id) {
+        if let Some(Conn { state: Role::Client(client), .. }) = self.reactor.get(id) {
             client.is_paused = matches!(next, Next::Paused);
+            if client.is_paused {
+                // Of a body under way more may stand in the buffer now.
+                self.ledger.promise(client, client.decoder.wanted().saturating_sub(buffer.len() - used) as u64);
+            }
         }
         // Of what a closing connection sent behind its last request nothing is kept.
         let used = if matches!(next, Next::Never) { buffer.len() } else { used };
@@ -408,22 +412,25 @@ impl Server {
             let why = format!("{from} is not the address of a node in this node's sharding.toml: no link with it");
             return self.refuse(id, about.closing(), CallKind::Other, &ApiError::new(403, "not_a_peer", why));
         }
-        let now_ms = self.now.ms();
-        let Some((out, role)) = self.reactor.output(id) else { return Next::Never };
-        if !matches!(role, Role::Client(client) if client.pipeline.is_empty()) {
+        if !self.client(id).is_some_and(|client| client.pipeline.is_empty()) {
             let why = "the request for a link must be the first on its connection";
             return self.refuse(id, about.closing(), CallKind::Other, &ApiError::new(400, "bad_upgrade", why));
         }
-        write_switching_protocols(out);
-        *role = Role::Link(Link {
+        let heard_ms = self.now.ms();
+        let Some(conn) = self.reactor.get(id) else { return Next::Never };
+        // First, so that what is sent to it is listed as a link's.
+        conn.state = Role::Link(Link {
             node: NodeId(u32::MAX),
             class: Class::Control,
             is_dialled: false,
             stage: Stage::Listening,
-            heard_ms: now_ms,
+            heard_ms,
             cluster: Uuid::default(),
             written_bytes: 0,
         });
+        if let Some((out, _)) = self.reactor.output(id) {
+            write_switching_protocols(out);
+        }
         self.links += 1;
         self.reactor.again(id);
         Next::Handed

@@ -254,6 +254,7 @@ impl<D: Disk> Core<D> {
         self.now_ms = now.ms();
         self.now_ns = now.boot_ns;
         self.copy.at(now.boot_ns);
+        self.store.at(self.now_ms);
     }
 
     /// Takes a request. It is answered through the sink: at once, or when it is due. Requests on this node's shard are begun

@@ -41,6 +41,10 @@ pub enum Done {
 /// An error of `write` or of a completed write, sync or install is final (the caller stops the process): after it, what is
 /// on the disk is not known. Errors of kind [`io::ErrorKind::StorageFull`] from `reserve` and `create` are not.
 pub trait Disk: Sized {
+    /// Tells the moment to all handles, in milliseconds of a clock that does not go back: what was seen to be in memory is
+    /// believed to be there for a while. Where it is not told, no time passes.
+    fn at(&mut self, _now_ms: u64) {}
+
     /// Another handle onto the same directory. It sees only the files whose names begin with this handle's prefix and
     /// then `prefix`, and learns only of what was started by it. The lanes are shared: operations of one complete in
     /// order, whichever handles they were started by. No two handles give out the same [`FileId`] or [`OpId`].

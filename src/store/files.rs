@@ -4,7 +4,7 @@
 
 use super::dir::{DataDir, OWN_NAMES};
 use super::disk::{Disk, Done, FileId, Lane, OpId};
-use super::mapped::{Mapped, Moment, coarse_ms};
+use super::mapped::{Mapped, Moment};
 use fnv::FnvHashMap;
 use nix::errno::Errno as LibcErrno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -23,6 +23,8 @@ use std::thread::JoinHandle;
 
 /// How much of zeros is written at a time where the file system cannot allocate space.
 const ZEROS_BYTES: usize = 1 << 20;
+/// The kernel takes no more in one call (IOV_MAX).
+const MOST_SLICES: usize = 1024;
 /// File systems that write in place: ext2 to ext4, XFS, tmpfs (statfs(2)).
 const IN_PLACE: [u64; 3] = [0xEF53, 0x5846_5342, 0x0102_1994];
 /// How much nicer the thread is that reads what is not in memory, for whoever asks, compaction and copies that catch up
@@ -102,8 +104,6 @@ pub struct RealDisk {
     report: Sender<Completion>,
     done: Receiver<Completion>,
     under_way: usize,
-    /// As of the last look for what is done: see [`Moment`].
-    now_ms: u64,
     /// When a read last found that memory does not have it.
     missed_ms: Option<u64>,
 }
@@ -117,6 +117,8 @@ struct Shared {
     reads: Sender<Job>,
     next_op: AtomicU64,
     next_file: AtomicU32,
+    /// See [`Disk::at`].
+    now_ms: AtomicU64,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -156,15 +158,14 @@ impl RealDisk {
         };
         let [data, small] = [start("dkv-sync", 0)?, start("dkv-small", 0)?];
         let [background, reads] = [start("dkv-background", 0)?, start("dkv-read", READERS_NICE)?];
-        let (next_op, next_file) = (AtomicU64::new(0), AtomicU32::new(0));
-        let shared = Shared { directory, data, small, background, reads, next_op, next_file, threads };
+        let (next_op, next_file, now_ms) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU64::new(0));
+        let shared = Shared { directory, data, small, background, reads, next_op, next_file, now_ms, threads };
         Ok(Self::with_prefix(Arc::new(shared), String::new()))
     }
 
     fn with_prefix(shared: Arc<Shared>, prefix: String) -> RealDisk {
         let (report, done) = channel();
-        let files = FnvHashMap::default();
-        RealDisk { shared, prefix, files, report, done, under_way: 0, now_ms: coarse_ms(), missed_ms: None }
+        RealDisk { shared, prefix, files: FnvHashMap::default(), report, done, under_way: 0, missed_ms: None }
     }
 
     fn open_file(&self, file: FileId) -> &Open {
@@ -210,6 +211,10 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
+    fn at(&mut self, now_ms: u64) {
+        self.shared.now_ms.store(now_ms, Ordering::Relaxed);
+    }
+
     fn handle(&self, prefix: &str) -> Self {
         Self::with_prefix(Arc::clone(&self.shared), self.whole_name(prefix))
     }
@@ -291,7 +296,7 @@ impl Disk for RealDisk {
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let open = self.files.get_mut(&file).expect("a file is used only between open and close");
         let file_bytes = open.reserved;
-        let moment = Moment { now_ms: self.now_ms, missed_ms: self.missed_ms };
+        let moment = Moment { now_ms: self.shared.now_ms.load(Ordering::Relaxed), missed_ms: self.missed_ms };
         if let Some(mapped) = open.mapped()
             && mapped.try_copy(at, buf, file_bytes, moment)
         {
@@ -354,7 +359,6 @@ impl Disk for RealDisk {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        self.now_ms = coarse_ms();
         match self.done.try_recv() {
             Ok(completion) => {
                 self.under_way -= 1;
@@ -487,7 +491,7 @@ fn write_all_at(file: &File, mut at: u64, bytes: &[IoSlice<'_>]) -> io::Result<(
     let mut rest = owned.as_mut_slice();
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
-        match pwritev(file, rest, at.cast_signed()) {
+        match pwritev(file, &rest[..rest.len().min(MOST_SLICES)], at.cast_signed()) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
                 at += written as u64;
@@ -581,6 +585,28 @@ mod tests {
         assert_eq!(disk.missed_ms.is_none(), is_there);
         // A file system in memory (tmpfs) keeps all of it.
         assert!(!is_there || fstatfs(&real).unwrap().f_type == 0x0102_1994, "nothing was missed");
+    }
+
+    #[test]
+    fn a_page_that_has_left_memory_is_believed_to_be_there_for_a_time_only() {
+        let (tmp, mut disk, _) = disk();
+        let file = disk.create("x.tmp").unwrap();
+        disk.reserve(file, 1 << 20).unwrap();
+        // Page by page: the page cache keeps longer writes in longer pieces.
+        for page in 0..64 {
+            disk.write(file, page * 4096, &[IoSlice::new(&[7; 4096])]).unwrap();
+        }
+        let real = File::open(tmp.path().join("x.tmp")).unwrap();
+        real.sync_all().unwrap();
+        disk.at(1_000);
+        assert!(disk.try_read(file, 0, &mut [0; 5]).unwrap().is_some());
+        // A page that was read by the mapping stays in memory, and those around it: this one is far from that, and was
+        // looked at with it.
+        fadvise(&real, 0, None, Advice::DontNeed).unwrap();
+        // Any handle can tell.
+        disk.handle("y").at(1_250);
+        let is_there = disk.try_read(file, 200_000, &mut [0; 5]).unwrap().is_some();
+        assert_eq!(is_there, fstatfs(&real).unwrap().f_type == 0x0102_1994, "unless it is a file system in memory");
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub struct Candidate {
     pub most_bytes: usize,
 }
 
-/// What the index said of a key: it says so as long as it does not change.
+/// What the index said of a key: it says so as long as it does not change. Of no use with another index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Looked {
     /// The key's.

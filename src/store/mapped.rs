@@ -16,7 +16,6 @@
 #![allow(unsafe_code)]
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
-use rustix::time::{ClockId, clock_gettime};
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
@@ -111,8 +110,9 @@ impl Mapped {
             return false;
         }
         // SAFETY: `at + buf.len()` lies within the mapping and within the file, which nothing makes shorter while it is
-        // open here (what is cut has been closed: `give_back` in files.rs). The source is memory that no reference points to; what is written to the file, and so to this
-        // memory, is written by this thread between such copies, or in bytes that no record stands in yet.
+        // open here (what is cut has been closed: `give_back` in files.rs). The source is memory that no reference points
+        // to; what is written to the file, and so to this memory, is written by this thread between such copies, or in
+        // bytes that no record stands in yet.
         unsafe { ptr::copy_nonoverlapping(self.base.cast::<u8>().add(at as usize), buf.as_mut_ptr(), buf.len()) };
         true
     }
@@ -173,12 +173,6 @@ pub(super) fn prefetch<T>(place: *const T, len: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (place, len);
-}
-
-/// Milliseconds of a clock that costs next to nothing and may be a few behind.
-pub(super) fn coarse_ms() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 #[cfg(test)]

@@ -96,6 +96,11 @@ impl<D: Disk> Store<D> {
         KeyHash::of(self.small.state().hash_seed, key)
     }
 
+    /// Tells the moment: see [`Disk::at`].
+    pub fn at(&mut self, now_ms: u64) {
+        self.disk.at(now_ms);
+    }
+
     /// A key is looked up soon: memory is asked for the index's part of it.
     pub fn expect(&self, hash: KeyHash) {
         self.index.expect(hash);
