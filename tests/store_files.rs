@@ -112,7 +112,8 @@ fn what_is_written_is_there_after_a_restart_and_the_disk_stays_small() {
                     node.write(Kind::Delete, key.as_bytes(), b"");
                 }
             } else {
-                let value = vec![step as u8; (dice >> 32) as usize % 400];
+                let most = if dice >> 56 & 63 == 0 { 20_000 } else { 400 };
+                let value = vec![step as u8; (dice >> 32) as usize % most];
                 node.write(Kind::Set, key.as_bytes(), &value);
                 model.insert(key, value);
             }
@@ -132,6 +133,27 @@ fn what_is_written_is_there_after_a_restart_and_the_disk_stays_small() {
             0 => node.store.close().unwrap(),
             _ => drop(node),
         }
+    }
+}
+
+/// A long value is looked at where memory has it: before it is answered it is checked, there.
+#[test]
+fn damage_in_memory_is_met_by_a_get_whatever_the_length() {
+    for value_bytes in [100, 50_000] {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut node = Node::open(tmp.path());
+        let value = vec![7; value_bytes];
+        node.write(Kind::Set, b"key", &value);
+        node.durable();
+        assert_eq!(node.get(b"key").as_ref(), Some(&value));
+        let log = std::fs::read_dir(tmp.path()).unwrap().map(|entry| entry.unwrap().path());
+        let log = log.filter(|path| path.extension().is_some_and(|end| end == "log")).min().unwrap();
+        let bytes = std::fs::read(&log).unwrap();
+        let at = bytes.windows(50).position(|part| part == [7; 50]).unwrap() + value_bytes / 2;
+        let file = std::fs::OpenOptions::new().write(true).open(&log).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[8], at as u64).unwrap();
+        assert_eq!(node.store.get(b"key", None), Lookup::Corrupt);
+        assert!(node.store.health().is_some());
     }
 }
 

@@ -39,7 +39,7 @@ const READ_BYTES: usize = 64 * 1024;
 const READ_LARGE_BYTES: usize = 128 * 1024;
 /// How much a turn writes to connections that are not urgent: where many take large answers, the others wait for no more
 /// than this.
-const SENT_BYTES: usize = 128 * 1024;
+const SENT_BYTES: usize = 512 * 1024;
 /// How much it writes to each one that is urgent, or twice what the turn has added for it, so that none falls behind.
 const SENT_URGENT_BYTES: usize = 256 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read

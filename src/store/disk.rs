@@ -108,6 +108,20 @@ pub trait Disk: Sized {
     /// These bytes will be read soon. Changes nothing but how long that takes.
     fn expect(&self, _file: FileId, _at: u64, _len: usize) {}
 
+    /// Whether these bytes are in memory and can be looked at there, by [`Disk::view`], for as long as nothing is asked of
+    /// this handle that changes it.
+    fn can_view(&mut self, _file: FileId, _at: u64, _len: usize) -> bool {
+        false
+    }
+
+    /// Looks at bytes where they are in memory.
+    ///
+    /// # Panics
+    /// Where [`Disk::can_view`] has not just said that these can be.
+    fn view(&self, _file: FileId, _at: u64, _len: usize) -> &[u8] {
+        unreachable!("this disk shows nothing")
+    }
+
     /// Reads what is in the page cache, without waiting for the device. `None`: not even the first byte is there.
     /// Otherwise the number of bytes read from `at` on: fewer than `buf.len()` at the end of the file, or where the
     /// rest is not in the page cache.

@@ -94,6 +94,12 @@ impl Open {
             View::None | View::Calls => None,
         }
     }
+
+    #[inline]
+    fn try_view(&mut self, at: u64, len: usize, moment: Moment) -> Option<&[u8]> {
+        let file_bytes = self.reserved;
+        self.mapped()?.try_view(at, len, file_bytes, moment)
+    }
 }
 
 /// A directory's files, and the four threads that sync and read them, which all handles share.
@@ -170,6 +176,14 @@ impl RealDisk {
 
     fn open_file(&self, file: FileId) -> &Open {
         self.files.get(&file).expect("a file is used only between open and close")
+    }
+
+    fn open_file_mut(&mut self, file: FileId) -> &mut Open {
+        self.files.get_mut(&file).expect("a file is used only between open and close")
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now_ms: self.shared.now_ms.load(Ordering::Relaxed), missed_ms: self.missed_ms }
     }
 
     fn file(&self, file: FileId) -> Arc<File> {
@@ -264,7 +278,7 @@ impl Disk for RealDisk {
     }
 
     fn reserve(&mut self, file: FileId, upto: u64) -> io::Result<()> {
-        let open = self.files.get_mut(&file).expect("a file is used only between open and close");
+        let open = self.open_file_mut(file);
         if upto > open.reserved {
             allocate(&open.file, open.reserved, upto)?;
             open.reserved = upto;
@@ -279,7 +293,7 @@ impl Disk for RealDisk {
     }
 
     fn write(&mut self, file: FileId, at: u64, bytes: &[IoSlice<'_>]) -> io::Result<()> {
-        let open = self.files.get_mut(&file).expect("a file is used only between open and close");
+        let open = self.open_file_mut(file);
         write_all_at(&open.file, at, bytes)?;
         if let View::Mapped(mapped) = &mut open.view {
             mapped.wrote(at, bytes.iter().map(|slice| slice.len() as u64).sum());
@@ -293,13 +307,23 @@ impl Disk for RealDisk {
         }
     }
 
+    fn can_view(&mut self, file: FileId, at: u64, len: usize) -> bool {
+        let moment = self.moment();
+        self.open_file_mut(file).try_view(at, len, moment).is_some()
+    }
+
+    fn view(&self, file: FileId, at: u64, len: usize) -> &[u8] {
+        match &self.open_file(file).view {
+            View::Mapped(mapped) => mapped.view(at, len),
+            View::None | View::Calls => unreachable!("what can be viewed is mapped"),
+        }
+    }
+
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let open = self.files.get_mut(&file).expect("a file is used only between open and close");
-        let file_bytes = open.reserved;
-        let moment = Moment { now_ms: self.shared.now_ms.load(Ordering::Relaxed), missed_ms: self.missed_ms };
-        if let Some(mapped) = open.mapped()
-            && mapped.try_copy(at, buf, file_bytes, moment)
-        {
+        let moment = self.moment();
+        let open = self.open_file_mut(file);
+        if let Some(bytes) = open.try_view(at, buf.len(), moment) {
+            buf.copy_from_slice(bytes);
             return Ok(Some(buf.len()));
         }
         let real = &open.file;

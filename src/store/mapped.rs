@@ -1,5 +1,5 @@
-//! Owns: reading what the page cache holds of a file without a system call: a mapping of the file, and which of its pages
-//! were found in memory a moment ago; and asking memory early for what is read soon. The one file with `unsafe`.
+//! Owns: looking at what the page cache holds of a file where it is, without a system call: a mapping of the file, and which
+//! of its pages were found in memory a moment ago; and asking memory early for what is read soon. The one file with `unsafe`.
 //!
 //! `preadv2(RWF_NOWAIT)` asks whether bytes are in memory, and copies them, for about a microsecond: most of what a GET
 //! costs beside its socket. The copy alone is a twentieth of that. So memory is asked about 64 pages at a time (mincore),
@@ -34,8 +34,8 @@ const CHUNK_BYTES: usize = CHUNK_PAGES * PAGE_BYTES;
 /// behind a file's end takes addresses only.
 const GROWTH_BYTES: usize = 32 << 20;
 const LINE_BYTES: usize = 64;
-/// Of a longer record the processor fetches what follows by itself.
-const EXPECTED_BYTES: usize = 4 * LINE_BYTES;
+/// A record with a value of a kilobyte. Of a longer one the processor fetches what follows by itself.
+const EXPECTED_BYTES: usize = 18 * LINE_BYTES;
 
 /// When it is, and whether memory may be short.
 #[derive(Debug, Clone, Copy)]
@@ -98,23 +98,24 @@ impl Mapped {
         (self.chunks.len() * CHUNK_BYTES) as u64
     }
 
-    /// Copies the bytes at `at` if all are believed to be in memory, and says whether they were. `file_bytes`: how long
-    /// the file is at least.
-    pub(super) fn try_copy(&mut self, at: u64, buf: &mut [u8], file_bytes: u64, moment: Moment) -> bool {
-        let end = at.saturating_add(buf.len() as u64);
-        if buf.is_empty() || end > file_bytes.min(self.len()) {
-            return false;
+    /// The bytes at `at` if all are believed to be in memory. `file_bytes`: how long the file is at least.
+    pub(super) fn try_view(&mut self, at: u64, len: usize, file_bytes: u64, moment: Moment) -> Option<&[u8]> {
+        let end = at.saturating_add(len as u64);
+        if len == 0 || end > file_bytes.min(self.len()) {
+            return None;
         }
-        let pages = at as usize / PAGE_BYTES..=(end as usize - 1) / PAGE_BYTES;
-        if !pages.into_iter().all(|page| self.is_present(page, moment)) {
-            return false;
-        }
-        // SAFETY: `at + buf.len()` lies within the mapping and within the file, which nothing makes shorter while it is
-        // open here (what is cut has been closed: `give_back` in files.rs). The source is memory that no reference points
-        // to; what is written to the file, and so to this memory, is written by this thread between such copies, or in
-        // bytes that no record stands in yet.
-        unsafe { ptr::copy_nonoverlapping(self.base.cast::<u8>().add(at as usize), buf.as_mut_ptr(), buf.len()) };
-        true
+        let mut pages = at as usize / PAGE_BYTES..=(end as usize - 1) / PAGE_BYTES;
+        pages.all(|page| self.is_present(page, moment)).then(|| self.view(at, len))
+    }
+
+    /// The bytes at `at`, which [`Mapped::try_view`] has just had.
+    pub(super) fn view(&self, at: u64, len: usize) -> &[u8] {
+        assert!(at.saturating_add(len as u64) <= self.len(), "viewed behind the mapping");
+        // SAFETY: the range lies within the mapping, as was just asserted, and within the file, as `try_view` has found;
+        // nothing makes a file shorter while it is open here (what is cut has been closed: `give_back` in files.rs). A
+        // record's bytes never change where it stands; what is written to the file, and so to this memory, is written by
+        // this thread, which holds what is borrowed here, or in bytes that no record stands in yet.
+        unsafe { std::slice::from_raw_parts(self.base.cast::<u8>().add(at as usize), len) }
     }
 
     /// Asks memory for the first of these bytes, the line that the last of them begins or ends in included.
@@ -184,6 +185,12 @@ mod tests {
         Moment { now_ms, missed_ms: None }
     }
 
+    /// Whether it has the bytes; copies them.
+    fn has(mapped: &mut Mapped, at: u64, buf: &mut [u8], file_bytes: u64, moment: Moment) -> bool {
+        let viewed = mapped.try_view(at, buf.len(), file_bytes, moment);
+        viewed.map(|bytes| buf.copy_from_slice(bytes)).is_some()
+    }
+
     fn file(bytes: usize) -> (File, Vec<u8>) {
         let file = tempfile::tempfile().unwrap();
         let content: Vec<u8> = (0..bytes).map(|at| (at * 31 / 7) as u8).collect();
@@ -199,9 +206,8 @@ mod tests {
         for (at, bytes) in
             [(0, 1), (4_095, 2), (CHUNK_BYTES - 1, 2), (0, len), (len - 1, 1), (CHUNK_BYTES - 9_000, 12_345)]
         {
-            let mut buf = vec![0; bytes];
-            assert!(mapped.try_copy(at as u64, &mut buf, len as u64, at_ms(5)), "{at} {bytes}");
-            assert_eq!(buf, content[at..at + bytes], "{at} {bytes}");
+            let viewed = mapped.try_view(at as u64, bytes, len as u64, at_ms(5));
+            assert_eq!(viewed, Some(&content[at..at + bytes]), "{at} {bytes}");
         }
     }
 
@@ -211,12 +217,12 @@ mod tests {
         let mut mapped = Mapped::new(&file, 5_000).unwrap();
         let mapped_bytes = mapped.len();
         let mut buf = [0; 2];
-        assert!(!mapped.try_copy(4_999, &mut buf, 5_000, at_ms(1)));
-        assert!(!mapped.try_copy(5_000, &mut buf, 5_000, at_ms(1)));
-        assert!(!mapped.try_copy(u64::MAX, &mut buf, u64::MAX, at_ms(1)));
-        assert!(!mapped.try_copy(mapped_bytes - 1, &mut buf, u64::MAX, at_ms(1)));
-        assert!(!mapped.try_copy(0, &mut [], 5_000, at_ms(1)));
-        assert!(mapped.try_copy(4_998, &mut buf, 5_000, at_ms(1)));
+        assert!(!has(&mut mapped, 4_999, &mut buf, 5_000, at_ms(1)));
+        assert!(!has(&mut mapped, 5_000, &mut buf, 5_000, at_ms(1)));
+        assert!(!has(&mut mapped, u64::MAX, &mut buf, u64::MAX, at_ms(1)));
+        assert!(!has(&mut mapped, mapped_bytes - 1, &mut buf, u64::MAX, at_ms(1)));
+        assert!(!has(&mut mapped, 0, &mut [], 5_000, at_ms(1)));
+        assert!(has(&mut mapped, 4_998, &mut buf, 5_000, at_ms(1)));
     }
 
     #[test]
@@ -227,17 +233,17 @@ mod tests {
         let mut mapped = Mapped::new(&file, 3 * 4_096).unwrap();
         let len = 3 * 4_096;
         let mut buf = [9; 100];
-        assert!(mapped.try_copy(0, &mut buf, len, at_ms(10)));
+        assert!(has(&mut mapped, 0, &mut buf, len, at_ms(10)));
         assert_eq!(buf, content[..100]);
-        assert!(!mapped.try_copy(4_090, &mut buf, len, at_ms(10)), "its second page is not there");
+        assert!(!has(&mut mapped, 4_090, &mut buf, len, at_ms(10)), "its second page is not there");
         file.write_all_at(&[7; 200], 4_096).unwrap();
-        assert!(!mapped.try_copy(4_096, &mut buf, len, at_ms(10 + TRUST_MS - 1)), "not looked at again");
-        assert!(mapped.try_copy(4_096, &mut buf, len, at_ms(10 + TRUST_MS)), "looked at again");
+        assert!(!has(&mut mapped, 4_096, &mut buf, len, at_ms(10 + TRUST_MS - 1)), "not looked at again");
+        assert!(has(&mut mapped, 4_096, &mut buf, len, at_ms(10 + TRUST_MS)), "looked at again");
         assert_eq!(buf, [7; 100]);
         file.write_all_at(&[8; 200], 8_192).unwrap();
-        assert!(!mapped.try_copy(8_192, &mut buf, len, at_ms(11 + TRUST_MS)));
+        assert!(!has(&mut mapped, 8_192, &mut buf, len, at_ms(11 + TRUST_MS)));
         mapped.wrote(8_192, 200);
-        assert!(mapped.try_copy(8_192, &mut buf, len, at_ms(11 + TRUST_MS)), "told that it is there");
+        assert!(has(&mut mapped, 8_192, &mut buf, len, at_ms(11 + TRUST_MS)), "told that it is there");
         assert_eq!(buf, [8; 100]);
     }
 
@@ -248,7 +254,7 @@ mod tests {
         file.set_len(len).unwrap();
         let mut mapped = Mapped::new(&file, len).unwrap();
         let mut buf = [9; 100];
-        let mut reads = |now_ms, missed_ms| mapped.try_copy(4_096, &mut buf, len, Moment { now_ms, missed_ms });
+        let mut reads = |now_ms, missed_ms| has(&mut mapped, 4_096, &mut buf, len, Moment { now_ms, missed_ms });
         assert!(!reads(5_000, Some(5_000)));
         file.write_all_at(&[7; 200], 4_096).unwrap();
         assert!(

@@ -2,13 +2,17 @@
 //! Never: changing the log or the index.
 
 use super::disk::{Disk, Done, FileId, OpId};
-use super::index::{Candidate, KeyHash, Looked};
+use super::index::{Candidate, KeyHash, Looked, Position};
 use super::overlay::{Indexed, Prior};
 use super::record::{self, BadRecord, Kind};
 use super::{Event, Purpose, Store};
 use crate::id::Lsn;
 use std::io;
 use std::ops::Range;
+
+/// A record that may be longer is looked at where memory has it. Copying a shorter one costs less than finding its place
+/// again.
+const COPIED_BYTES: usize = 512;
 
 /// The bytes of a cold read, to be given to the next [`Store::get`] or [`Store::probe`] of the same key.
 #[derive(Debug)]
@@ -79,6 +83,8 @@ pub enum Probe {
 /// Where a record's bytes are now.
 pub(super) enum Bytes {
     Scratch(usize),
+    /// In the disk's memory.
+    Viewed(usize),
     Arrived,
 }
 
@@ -128,8 +134,9 @@ impl<D: Disk> Store<D> {
             Look::Cold(op) => Lookup::Cold(op),
             Look::Corrupt => Lookup::Corrupt,
             Look::Found { place: Indexed { kind: Kind::Delete, .. }, .. } => Lookup::Absent,
-            Look::Found { lsn, bytes, value, .. } => match (bytes, arrived) {
+            Look::Found { lsn, place, bytes, value } => match (bytes, arrived) {
                 (Bytes::Arrived, Some(arrived)) => Lookup::Found { lsn, value: &arrived.bytes[value] },
+                (Bytes::Viewed(len), _) => Lookup::Found { lsn, value: &self.view(place.position, len)[value] },
                 _ => Lookup::Found { lsn, value: &self.scratch[value] },
             },
         }
@@ -176,6 +183,7 @@ impl<D: Disk> Store<D> {
             let slice = match (&bytes, arrived) {
                 (Bytes::Arrived, Some(arrived)) => arrived.bytes.as_slice(),
                 (Bytes::Scratch(len), _) => &self.scratch[..*len],
+                (Bytes::Viewed(len), _) => self.view(candidate.position, *len),
                 (Bytes::Arrived, None) => unreachable!("fetch says Arrived only of what it was given"),
             };
             let segment = self.segments.get(candidate.position.slot);
@@ -213,6 +221,9 @@ impl<D: Disk> Store<D> {
             return Ok(Bytes::Arrived);
         }
         let len = most_bytes.min((segment.end - position.at) as usize);
+        if len > COPIED_BYTES && self.disk.can_view(file, position.at, len) {
+            return Ok(Bytes::Viewed(len));
+        }
         if self.scratch.len() < len {
             self.scratch.resize(len, 0);
         }
@@ -225,6 +236,10 @@ impl<D: Disk> Store<D> {
             }
             Err(error) => Err(self.bad_record(candidate, &format!("reading it failed: {error}"))),
         }
+    }
+
+    fn view(&self, position: Position, len: usize) -> &[u8] {
+        self.disk.view(self.segments.get(position.slot).file, position.at, len)
     }
 
     fn bad_record(&mut self, candidate: Candidate, reason: &str) -> Look {
