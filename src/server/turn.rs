@@ -41,9 +41,10 @@ const BACKGROUND_BYTES: u64 = 32 * 1024;
 /// A turn that has taken so many nanoseconds leaves it to the next one.
 const LONG_TURN_NS: u64 = 1_000_000;
 /// So long a turn reads from links, and again from clients, in nanoseconds: those that were not reached come first in the
-/// next one. What follows from what was read takes longer than the reading: sending, the store; and it costs less while the
-/// sockets that it is sent to are still in the cache.
-const READ_NS: u64 = 120_000;
+/// next one. What follows from what was read takes longer than the reading: sending, the store.
+const READ_NS: u64 = 300_000;
+/// So many clients a turn reads from: they are answered while their sockets are still in the processor's cache.
+const READ_CLIENTS: usize = 96;
 /// After so many bytes of records the rest of a reading is the next turn's, too: they are still to be written and sent,
 /// and compaction works in proportion to them.
 const READ_RECORD_BYTES: usize = 512 << 10;
@@ -202,9 +203,12 @@ impl Server {
         for is_urgent in [true, false] {
             self.reads_until_ns = self.now.boot_ns + READ_NS;
             self.reads_until_bytes = self.core.unwritten_bytes() + READ_RECORD_BYTES;
-            while !(self.has_read_enough() || !is_urgent && self.core.is_behind())
+            let mut left = if is_urgent { usize::MAX } else { READ_CLIENTS };
+            while left > 0
+                && !(self.has_read_enough() || !is_urgent && self.core.is_behind())
                 && let Some(id) = self.reactor.next_ready(is_urgent)
             {
+                left -= 1;
                 match self.reactor.get(id).map(|conn| &conn.state) {
                     Some(Role::Link(_)) => self.on_link_ready(id),
                     _ => self.on_client_ready(id),

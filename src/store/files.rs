@@ -313,7 +313,9 @@ impl Disk for RealDisk {
     }
 
     fn view(&self, file: FileId, at: u64, len: usize) -> &[u8] {
-        match &self.open_file(file).view {
+        let open = self.open_file(file);
+        assert!(at.saturating_add(len as u64) <= open.reserved, "viewed behind the file's end");
+        match &open.view {
             View::Mapped(mapped) => mapped.view(at, len),
             View::None | View::Calls => unreachable!("what can be viewed is mapped"),
         }

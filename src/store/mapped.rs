@@ -11,6 +11,10 @@
 //! system ends the process (SIGBUS); after its next start the page is not believed, and a thread's read of it reports the
 //! error.
 //!
+//! A record that is looked at where it is is checked, and then copied. If its page left memory in between, and the device then
+//! gave other bytes than the first time, those would be answered unchecked: what was read a moment ago is the last that
+//! memory gives up.
+//!
 //! Never: what the bytes mean; whether to wait for the device where they are not in memory.
 
 #![allow(unsafe_code)]
@@ -112,9 +116,9 @@ impl Mapped {
     pub(super) fn view(&self, at: u64, len: usize) -> &[u8] {
         assert!(at.saturating_add(len as u64) <= self.len(), "viewed behind the mapping");
         // SAFETY: the range lies within the mapping, as was just asserted, and within the file, as `try_view` has found;
-        // nothing makes a file shorter while it is open here (what is cut has been closed: `give_back` in files.rs). A
-        // record's bytes never change where it stands; what is written to the file, and so to this memory, is written by
-        // this thread, which holds what is borrowed here, or in bytes that no record stands in yet.
+        // nothing makes a file shorter while it is open here (what is cut has been closed: `give_back` in files.rs). What is
+        // written to a file of the log, and so to this memory, is written by this thread, through the disk that this is a
+        // part of: not while this is borrowed. (The background thread writes hints, which nobody maps.)
         unsafe { std::slice::from_raw_parts(self.base.cast::<u8>().add(at as usize), len) }
     }
 

@@ -348,7 +348,7 @@ pub struct Store<D: Disk> {
     failed: Option<Fatal>,
     /// What cold reads for other copies brought.
     log_reads: LogReads,
-    /// Where reads go: grows to the longest record or chunk read and stays.
+    /// Where reads go, but of long records that memory has: grows to the longest record or chunk read and stays.
     scratch: Vec<u8>,
 }
 

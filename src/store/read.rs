@@ -124,7 +124,7 @@ impl<D: Disk> Store<D> {
         self.disk.expect(self.segments.get(position.slot).file, position.at, most_bytes);
     }
 
-    /// A key's committed value. One system call where the record is in the page cache; where it is not, a read is
+    /// A key's committed value. No system call where the record is known to be in the page cache; where it is not, a read is
     /// started, and when it comes back everything is judged anew: what has arrived stands in for that read only.
     pub fn get<'s>(&'s mut self, key: &[u8], known: impl Into<Known<'s>>) -> Lookup<'s> {
         let Known { looked, arrived } = known.into();

@@ -211,13 +211,15 @@ pub struct FaultyDisk {
     world: Rc<RefCell<World>>,
     prefix: String,
     handle: Handle,
+    /// What can be viewed: where it stands, and the bytes.
+    viewed: (FileId, u64, Vec<u8>),
 }
 
 impl FaultyDisk {
     fn with_prefix(world: &Rc<RefCell<World>>, prefix: String) -> FaultyDisk {
         let mut inner = world.borrow_mut();
         inner.handles += 1;
-        FaultyDisk { world: Rc::clone(world), prefix, handle: inner.handles }
+        FaultyDisk { world: Rc::clone(world), prefix, handle: inner.handles, viewed: (FileId(0), 0, Vec::new()) }
     }
 
     fn start(&self, queue: usize, work: Work) -> OpId {
@@ -513,6 +515,13 @@ const READS: usize = 3;
 
 impl World {
     /// Counts a call; it may be the one that fails.
+    /// Of so many bytes at `at`, those from the first on that are in the page cache.
+    fn cached_bytes(&self, inode: usize, at: u64, len: usize) -> usize {
+        let Some(cached) = &self.cached else { return len };
+        let missing = (at / PAGE..(at + len as u64).div_ceil(PAGE)).find(|page| !cached.contains(&(inode, *page)));
+        missing.map_or(len, |page| (page * PAGE).saturating_sub(at) as usize)
+    }
+
     fn call(&mut self) -> io::Result<()> {
         self.count(false)
     }
@@ -802,15 +811,27 @@ impl Disk for FaultyDisk {
         world.write(inode, at, bytes.iter().flat_map(|slice| slice.iter().copied()).collect())
     }
 
+    fn can_view(&mut self, file: FileId, at: u64, len: usize) -> bool {
+        let world = self.world.borrow();
+        let inode = world.inode(file);
+        let mut bytes = vec![0; world.cached_bytes(inode, at, len)];
+        // It is no call, so no fault meets it.
+        let is_whole = copy_from(&world.files[inode].live, at, &mut bytes) == len;
+        self.viewed = (file, at, bytes);
+        is_whole
+    }
+
+    fn view(&self, file: FileId, at: u64, len: usize) -> &[u8] {
+        let (viewed, from, bytes) = &self.viewed;
+        assert_eq!((*viewed, *from, bytes.len()), (file, at, len), "only what can be viewed is viewed");
+        bytes
+    }
+
     fn try_read(&mut self, file: FileId, at: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let mut world = self.world.borrow_mut();
         world.call()?;
         let inode = world.inode(file);
-        let mut len = buf.len();
-        if let Some(cached) = &world.cached {
-            let missing = (at / PAGE..(at + len as u64).div_ceil(PAGE)).find(|page| !cached.contains(&(inode, *page)));
-            len = missing.map_or(len, |page| (page * PAGE).saturating_sub(at) as usize);
-        }
+        let len = world.cached_bytes(inode, at, buf.len());
         if len == 0 && !buf.is_empty() {
             return Ok(None);
         }
