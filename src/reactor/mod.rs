@@ -378,8 +378,8 @@ impl<T: Kept> Reactor<T> {
 
     /// Writes what was appended, and to the sockets that became writable: directly, until they are full. First to those
     /// that are urgent, at most `SENT_URGENT_BYTES` to each; to the others at most `SENT_BYTES` together: the rest is
-    /// the next turn's, in which another comes first. `added`: bytes that this turn may have added for each urgent one. `done` hears
-    /// of each of them, as it is then.
+    /// the next turn's, in which another comes first. `added`: bytes that this turn may have added for each urgent one.
+    /// `done` hears of each of them, as it is then.
     pub fn flush_dirty(&mut self, now_ms: u64, added: usize, mut done: impl FnMut(&mut Conn<T>)) {
         for is_urgent in [true, false] {
             let mut dirty = std::mem::take(&mut self.dirty[usize::from(is_urgent)]);
@@ -699,7 +699,7 @@ mod tests {
         let ids: Vec<ConnId> = reactor.iter_mut().map(|conn| conn.id).collect();
         reactor.output(ids[0]).unwrap().0.resize(2 * SENT_BYTES, 0);
         reactor.output(ids[1]).unwrap().0.resize(10, 0);
-        // The kernel takes less of it at once than a turn may send, so it has something left each time.
+        // It has more than a turn's share each time.
         for _ in 0..2 {
             reactor.get(ids[0]).unwrap().output.resize(2 * SENT_BYTES, 0);
             reactor.flush_dirty(1, 0, |_| ());
