@@ -199,22 +199,7 @@ impl Server {
         if ready.own {
             self.on_signal();
         }
-        // Links before clients: a flood of requests must not delay a beacon or an answer of a peer.
-        for is_urgent in [true, false] {
-            self.reads_until_ns = self.now.boot_ns + READ_NS;
-            self.reads_until_bytes = self.core.unwritten_bytes() + READ_RECORD_BYTES;
-            let mut left = if is_urgent { usize::MAX } else { READ_CLIENTS };
-            while left > 0
-                && !(self.has_read_enough() || !is_urgent && self.core.is_behind())
-                && let Some(id) = self.reactor.next_ready(is_urgent)
-            {
-                left -= 1;
-                match self.reactor.get(id).map(|conn| &conn.state) {
-                    Some(Role::Link(_)) => self.on_link_ready(id),
-                    _ => self.on_client_ready(id),
-                }
-            }
-        }
+        self.read();
         self.begin_requests();
         if ready.accept || self.reactor.accept_is_paused() {
             self.accept();
@@ -258,6 +243,26 @@ impl Server {
             longest.turn_ended(self.now.boot_ns);
         }
         Ok(())
+    }
+
+    /// Reads from those that are ready, as much as a turn may. Links before clients: a flood of requests must not delay a
+    /// beacon or an answer of a peer.
+    fn read(&mut self) {
+        for is_urgent in [true, false] {
+            self.reads_until_ns = self.now.boot_ns + READ_NS;
+            self.reads_until_bytes = self.core.unwritten_bytes() + READ_RECORD_BYTES;
+            let mut left = if is_urgent { usize::MAX } else { READ_CLIENTS };
+            while left > 0
+                && !(self.has_read_enough() || !is_urgent && self.core.is_behind())
+                && let Some(id) = self.reactor.next_ready(is_urgent)
+            {
+                left -= 1;
+                match self.reactor.get(id).map(|conn| &conn.state) {
+                    Some(Role::Link(_)) => self.on_link_ready(id),
+                    _ => self.on_client_ready(id),
+                }
+            }
+        }
     }
 
     /// Begins requests that were put off: some at least, all if there is time. None where the clients have brought this turn's

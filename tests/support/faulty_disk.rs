@@ -514,7 +514,6 @@ fn lane_number(lane: Lane) -> usize {
 const READS: usize = 3;
 
 impl World {
-    /// Counts a call; it may be the one that fails.
     /// Of so many bytes at `at`, those from the first on that are in the page cache.
     fn cached_bytes(&self, inode: usize, at: u64, len: usize) -> usize {
         let Some(cached) = &self.cached else { return len };
@@ -522,6 +521,7 @@ impl World {
         missing.map_or(len, |page| (page * PAGE).saturating_sub(at) as usize)
     }
 
+    /// Counts a call; it may be the one that fails.
     fn call(&mut self) -> io::Result<()> {
         self.count(false)
     }
