@@ -35,6 +35,7 @@ const CORE: &[&str] = &[
     "server::agreement",
     "server::ahead",
     "server::core",
+    "server::drain",
     "server::execute",
     "server::expiry",
     "server::follow",

@@ -15,6 +15,18 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// An empty one on memory that was used before: what was initialised of it need not be again.
+    #[must_use]
+    pub fn on(memory: Vec<u8>) -> Buffer {
+        Buffer { bytes: memory, filled: 0 }
+    }
+
+    /// The memory, to be used again.
+    #[must_use]
+    pub fn into_memory(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// What stands in it.
     #[must_use]
     pub fn data(&self) -> &[u8] {

@@ -40,14 +40,22 @@ const READ_LARGE_BYTES: usize = 128 * 1024;
 /// How much a turn writes to connections that are not urgent: where many take large answers, what the turn has to do beside
 /// waits for no more than this.
 const SENT_BYTES: usize = 512 * 1024;
-/// How much it writes to each one that is urgent, or twice what the turn has added for it, so that none falls behind.
+/// How much it writes to each one that is urgent, or twice what the turn has added for it, so that none falls behind: but
+/// above this no more than was added, for a turn that adds so much has enough to do.
 const SENT_URGENT_BYTES: usize = 256 * 1024;
+const SENT_URGENT_MOST_BYTES: usize = 1024 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
 const MOVED_BYTES: usize = 4 * 1024;
 /// Buffers kept for reuse: the largest that is kept, and how much memory they may hold together.
 const POOL_BUFFER_BYTES: usize = 512 * 1024;
 const POOL_BYTES: usize = 4 * 1024 * 1024;
+/// The buffer that all connections share may have grown to so much.
+const SHARED_BYTES: usize = 2 * READ_BYTES;
+/// Buffers kept for large bodies, and for links, which pass them on, since each page of fresh memory costs a fault: the
+/// largest that is kept, and how many.
+const LARGE_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+const LARGE_BUFFERS: usize = 4;
 
 /// What a turn found ready.
 #[derive(Debug, Default)]
@@ -84,6 +92,7 @@ pub struct Reactor<T> {
     doomed: Vec<ConnId>,
     pool: Vec<Vec<u8>>,
     pool_bytes: usize,
+    large: Vec<Vec<u8>>,
     scratch: Buffer,
     held_bytes: u64,
     calls: SocketCalls,
@@ -114,6 +123,7 @@ impl<T: Kept> Reactor<T> {
             doomed: Vec::new(),
             pool: Vec::new(),
             pool_bytes: 0,
+            large: Vec::new(),
             scratch: Buffer::default(),
             held_bytes: 0,
             calls: SocketCalls::default(),
@@ -324,6 +334,15 @@ impl<T: Kept> Reactor<T> {
             }
         } else {
             step = buffer.len().clamp(MOVED_BYTES, READ_BYTES);
+            let wanted = buffer.len() + want;
+            // None that is far larger: what a connection holds is counted by what it has sent, or promised.
+            if buffer.capacity() <= SHARED_BYTES
+                && wanted > SHARED_BYTES
+                && let Some(large) = self.large.pop_if(|large| large.capacity() / 2 <= wanted)
+            {
+                let left = std::mem::replace(&mut buffer, Buffer::on(large));
+                buffer.extend(left.data());
+            }
         }
         let Some(conn) = lookup(&mut self.conns, id) else { return (buffer, Filled::Gone) };
         let filled = conn.fill(&mut buffer, want.clamp(step, READ_LARGE_BYTES), &mut self.calls);
@@ -345,16 +364,18 @@ impl<T: Kept> Reactor<T> {
         {
             assert!(conn.input.capacity() == 0, "a connection's input was lent twice");
             self.held_bytes += buffer.len() as u64;
-            if self.scratch.capacity() > 0 || buffer.capacity() > 2 * READ_BYTES {
+            if self.scratch.capacity() > 0 || buffer.capacity() > SHARED_BYTES {
                 conn.input = buffer;
                 return;
             }
             // It is the shared buffer: what is left moves to one of the connection's own.
             conn.input.extend(buffer.data());
         }
-        if self.scratch.capacity() == 0 && buffer.capacity() <= 2 * READ_BYTES {
-            let all = buffer.len();
-            buffer.consume(all);
+        let all = buffer.len();
+        buffer.consume(all);
+        if buffer.capacity() > SHARED_BYTES {
+            self.keep_large(buffer.into_memory());
+        } else if self.scratch.capacity() == 0 {
             self.scratch = buffer;
         }
     }
@@ -363,11 +384,16 @@ impl<T: Kept> Reactor<T> {
     /// [`Reactor::flush_dirty`]. `None`: the connection is gone.
     pub fn output(&mut self, id: ConnId) -> Option<(&mut Vec<u8>, &mut T)> {
         let conn = lookup(&mut self.conns, id)?;
-        if conn.output.capacity() == 0
-            && let Some(buffer) = self.pool.pop()
-        {
-            self.pool_bytes -= buffer.capacity();
-            conn.output = buffer;
+        if conn.output.capacity() == 0 {
+            if conn.state.is_urgent()
+                && let Some(mut buffer) = self.large.pop()
+            {
+                buffer.clear();
+                conn.output = buffer;
+            } else if let Some(buffer) = self.pool.pop() {
+                self.pool_bytes -= buffer.capacity();
+                conn.output = buffer;
+            }
         }
         if !conn.is_dirty {
             conn.is_dirty = true;
@@ -383,7 +409,8 @@ impl<T: Kept> Reactor<T> {
     pub fn flush_dirty(&mut self, now_ms: u64, added: usize, mut done: impl FnMut(&mut Conn<T>)) {
         for is_urgent in [true, false] {
             let mut dirty = std::mem::take(&mut self.dirty[usize::from(is_urgent)]);
-            let mut room = if is_urgent { SENT_URGENT_BYTES.max(2 * added) } else { SENT_BYTES };
+            let urgent = SENT_URGENT_BYTES.max((2 * added).min(SENT_URGENT_MOST_BYTES)).max(added);
+            let mut room = if is_urgent { urgent } else { SENT_BYTES };
             dirty.retain(|id| {
                 let Some(conn) = lookup(&mut self.conns, *id) else { return false };
                 // What it holds stays unsent, so that its owner can tell what was begun.
@@ -459,10 +486,18 @@ impl<T: Kept> Reactor<T> {
 
     fn recycle(&mut self, mut buffer: Vec<u8>) {
         let bytes = buffer.capacity();
-        if (1..=POOL_BUFFER_BYTES).contains(&bytes) && self.pool_bytes + bytes <= POOL_BYTES {
+        if bytes > POOL_BUFFER_BYTES {
+            self.keep_large(buffer);
+        } else if bytes > 0 && self.pool_bytes + bytes <= POOL_BYTES {
             buffer.clear();
             self.pool_bytes += bytes;
             self.pool.push(buffer);
+        }
+    }
+
+    fn keep_large(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= LARGE_BUFFER_BYTES && self.large.len() < LARGE_BUFFERS {
+            self.large.push(buffer);
         }
     }
 }

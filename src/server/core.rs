@@ -27,7 +27,7 @@ use crate::node::registers::Registers;
 use crate::op::{Failure, Op, Outcome};
 use crate::router::Router;
 use crate::store::disk::{Disk, OpId};
-use crate::store::{Arrived, Event, Fatal, Home, Known, Options, Store, SyncProgress};
+use crate::store::{Event, Fatal, Home, Known, Options, Store, SyncProgress};
 use crate::wire::{Class, Forward, Message};
 
 /// Where what the core decides goes: to the sockets, or to a simulation's.
@@ -146,6 +146,8 @@ pub struct Core<D: Disk> {
     pub(super) readers: VecDeque<Waiter>,
     pub(super) cold: HashMap<OpId, LaneKey>,
     pub(super) commit_lanes: Vec<LaneKey>,
+    /// Bytes of values that were taken, or answered, since the turn's flush began.
+    pub(super) begun_bytes: usize,
     pub(super) confirm_lanes: Vec<LaneKey>,
     pub(super) held_bytes: u64,
     pub(super) sync_seen: (u64, u64),
@@ -225,6 +227,7 @@ impl<D: Disk> Core<D> {
             readers: VecDeque::new(),
             cold: HashMap::new(),
             commit_lanes: Vec::new(),
+            begun_bytes: 0,
             confirm_lanes: Vec::new(),
             held_bytes: 0,
             sync_seen: (0, start.now.ms()),
@@ -339,7 +342,7 @@ impl<D: Disk> Core<D> {
     }
 
     /// Where a request is executed; `None` while that cannot be reached.
-    fn target(&self, lane: LaneKey, is_stale: bool, sink: &mut impl Sink) -> Option<Target> {
+    pub(super) fn target(&self, lane: LaneKey, is_stale: bool, sink: &mut impl Sink) -> Option<Target> {
         let shard = lane.1;
         if is_stale && self.my_shard == Some(shard) && self.copy.may_answer_stale() {
             return Some(Target::Local);
@@ -397,7 +400,8 @@ impl<D: Disk> Core<D> {
     }
 
     /// Begins a request whose turn it is.
-    fn begin(&mut self, asked: Asked, op: &Op<'_>, target: Target, known: Known<'_>, sink: &mut impl Sink) {
+    pub(super) fn begin(&mut self, asked: Asked, op: &Op<'_>, target: Target, known: Known<'_>, sink: &mut impl Sink) {
+        self.begun_bytes += op.value.len();
         match target {
             Target::Link(link) => self.send(asked, op, link, sink),
             Target::Local => {
@@ -436,46 +440,6 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// One request of a lane that was under way has been answered.
-    pub(super) fn ended(&mut self, key: LaneKey, sink: &mut impl Sink) {
-        let lane = self.lanes.get_mut(&key).expect("a lane exists while a request of it is under way");
-        lane.running -= 1;
-        self.drain(key, sink);
-    }
-
-    /// Begins what a lane's queue holds, as far as it can.
-    pub(super) fn drain(&mut self, key: LaneKey, sink: &mut impl Sink) {
-        loop {
-            let Some(lane) = self.lanes.get(&key) else { return };
-            if lane.is_idle() {
-                self.lanes.remove(&key);
-                return;
-            }
-            let Some(first) = lane.queue.front() else { return };
-            if matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_) | Wait::Confirm(_)) {
-                return;
-            }
-            let target = self.target(key, first.op().stale, sink);
-            let lane = self.lanes.get_mut(&key).expect("it was there");
-            match target {
-                None => {
-                    lane.wait = Wait::Primary;
-                    return;
-                }
-                Some(target) if !lane.takes(target) => {
-                    lane.wait = Wait::Turn;
-                    return;
-                }
-                Some(target) => {
-                    lane.wait = Wait::Turn;
-                    let parked = lane.queue.pop_front().expect("it has a first");
-                    self.held_bytes -= parked.held_bytes();
-                    self.begin(parked.asked, &parked.op(), target, Known::default(), sink);
-                }
-            }
-        }
-    }
-
     /// A stream's source is gone: what it asked and was not begun is forgotten.
     pub fn on_source_gone(&mut self, is_of_it: impl Fn(Stream) -> bool) {
         self.ahead.forget_of(&is_of_it);
@@ -487,15 +451,6 @@ impl<D: Disk> Core<D> {
             }
             !lane.is_idle()
         });
-    }
-
-    pub(super) fn retry_primaries(&mut self, sink: &mut impl Sink) {
-        let mut waiting: Vec<LaneKey> =
-            self.lanes.iter().filter(|(_, lane)| lane.wait == Wait::Primary).map(|(key, _)| *key).collect();
-        waiting.sort_unstable();
-        for key in waiting {
-            self.drain(key, sink);
-        }
     }
 
     /// This copy does not lead any more: all that waits for it is settled now. What has an lsn is unknown; the rest was
@@ -541,6 +496,7 @@ impl<D: Disk> Core<D> {
     /// # Errors
     /// A write or a sync failed: the process must stop.
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<bool, Fatal> {
+        self.begun_bytes = 0;
         self.note_syncs();
         let (syncs, staged_bytes) = (self.store.syncs(), self.store.unwritten_bytes());
         self.gather_for_sync();
@@ -565,7 +521,8 @@ impl<D: Disk> Core<D> {
         self.release(sink);
         self.go_on_handing_over(sink);
         self.note_sync_times(syncs);
-        Ok(more || self.is_behind() || !self.ahead.is_empty() || self.store.sync_is_due() || self.store.end() != end)
+        let more = more || self.is_behind() || self.has_left() || !self.ahead.is_empty();
+        Ok(more || self.store.sync_is_due() || self.store.end() != end)
     }
 
     /// Whoever is answered asks again a moment later, and what comes together shares a sync: so behind one, the next begins in
@@ -594,59 +551,6 @@ impl<D: Disk> Core<D> {
     pub fn unwritten_bytes(&self) -> usize {
         let fresh = self.follow.fresh.as_ref().map_or(0, |fresh| fresh.store.unwritten_bytes());
         self.store.unwritten_bytes() + fresh
-    }
-
-    /// Answers what has met its barrier.
-    pub(super) fn release(&mut self, sink: &mut impl Sink) {
-        let applied = self.store.committed();
-        for of_readers in [false, true] {
-            loop {
-                let queue = if of_readers { &mut self.readers } else { &mut self.waiters };
-                if !queue.front().is_some_and(|waiter| self.copy.meets(&waiter.barrier, applied)) {
-                    break;
-                }
-                let Some(waiter) = queue.pop_front() else { break };
-                sink.answer(waiter.asked.ticket, &waiter.outcome);
-                self.ended(waiter.asked.lane, sink);
-            }
-        }
-        for key in std::mem::take(&mut self.commit_lanes) {
-            let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            match lane.wait {
-                Wait::Commit(lsn) if lsn <= applied => {
-                    lane.wait = Wait::Turn;
-                    self.drain(key, sink);
-                }
-                Wait::Commit(_) => self.commit_lanes.push(key),
-                _ => {}
-            }
-        }
-        let confirmed = self.copy.leading().map_or(0, |leading| leading.followers.confirmed_round());
-        for key in std::mem::take(&mut self.confirm_lanes) {
-            let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            match lane.wait {
-                Wait::Confirm(round) if round <= confirmed => {
-                    lane.wait = Wait::Turn;
-                    if let Some(parked) = lane.queue.front_mut() {
-                        parked.asked.is_confirmed = true;
-                    }
-                    self.drain(key, sink);
-                }
-                Wait::Confirm(_) => self.confirm_lanes.push(key),
-                _ => {}
-            }
-        }
-    }
-
-    fn on_read(&mut self, arrived: &Arrived, sink: &mut impl Sink) {
-        let Some(key) = self.cold.remove(&arrived.op) else { return };
-        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.wait == Wait::Disk(arrived.op)) else { return };
-        lane.wait = Wait::Turn;
-        let parked = lane.queue.pop_front().expect("a lane that waits for the disk has a first");
-        self.held_bytes -= parked.held_bytes();
-        let known = Known::from(Some(arrived));
-        self.begin(parked.asked, &parked.op(), Target::Local, known, sink);
-        self.drain(key, sink);
     }
 
     /// Whether the disk has not answered for too long.

@@ -90,7 +90,10 @@ impl<D: Disk> Core<D> {
         let outcome = match self.store.get(op.key, known) {
             Lookup::Absent if op.condition.holds(None) => Outcome::NotFound,
             Lookup::Absent => Outcome::PreconditionFailed(None),
-            Lookup::Found { lsn, value } if op.condition.holds(Some(lsn)) => Outcome::Found { lsn, value, behind_ms },
+            Lookup::Found { lsn, value } if op.condition.holds(Some(lsn)) => {
+                self.begun_bytes += value.len();
+                Outcome::Found { lsn, value, behind_ms }
+            }
             Lookup::Found { lsn, .. } => match op.condition {
                 Condition::IsNot(_) | Condition::Absent => Outcome::NotModified(lsn),
                 _ => Outcome::PreconditionFailed(Some(lsn)),

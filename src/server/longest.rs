@@ -1,6 +1,7 @@
 //! Owns: the longest turn of each second, by the CPU time of the loop's thread, for who asks the log for it:
 //! `RUST_LOG=info,dkv::turns=debug`. Reading that clock is a system call, half a microsecond a phase, so nobody else
-//! pays for it.
+//! pays for it. The wait for events is told beside it and is no part of it: the loop does nothing there, and what its
+//! thread is charged with is the system's (interrupts of the disk and of the network).
 //! Never: what a turn does, the clocks.
 
 use super::metrics::TurnPhase;
@@ -53,7 +54,7 @@ impl LongestTurn {
         let phases: Vec<String> = phases.map(|(name, ns)| format!("{name} {}", ns / 1_000)).collect();
         log::debug!(
             target: TARGET,
-            "{} turns; the longest took {} us of CPU: {}",
+            "{} turns; the longest took {} us of CPU beside its wait: {}",
             self.turns,
             took(&self.longest) / 1_000,
             phases.join(", ")
@@ -61,6 +62,7 @@ impl LongestTurn {
     }
 }
 
+/// All but the wait.
 fn took(phases: &Phases) -> u64 {
-    phases.iter().sum()
+    phases.iter().sum::<u64>() - phases[TurnPhase::Wait as usize]
 }

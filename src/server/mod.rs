@@ -9,6 +9,7 @@ pub mod browser;
 mod client;
 mod conn;
 pub mod core;
+mod drain;
 pub mod error;
 mod execute;
 mod expiry;

@@ -248,9 +248,12 @@ impl Server {
     /// Reads from those that are ready, as much as a turn may. Links before clients: a flood of requests must not delay a
     /// beacon or an answer of a peer.
     fn read(&mut self) {
+        // What the turn before left to be written, of what had waited, is the clients' as well.
+        let begun_bytes = self.core.unwritten_bytes();
         for is_urgent in [true, false] {
+            let most_bytes = if is_urgent { READ_RECORD_BYTES } else { READ_RECORD_BYTES.saturating_sub(begun_bytes) };
             self.reads_until_ns = self.now.boot_ns + READ_NS;
-            self.reads_until_bytes = self.core.unwritten_bytes() + READ_RECORD_BYTES;
+            self.reads_until_bytes = self.core.unwritten_bytes() + most_bytes;
             let mut left = if is_urgent { usize::MAX } else { READ_CLIENTS };
             while left > 0
                 && !(self.has_read_enough() || !is_urgent && self.core.is_behind())

@@ -433,8 +433,10 @@ impl<D: Disk> Store<D> {
         let (file, end, name) = (segment.file, segment.end, segment.head.seq.log_name());
         let len = CHUNK_BYTES.max(work.need).min(end - work.at) as usize;
         let mut chunk = std::mem::take(&mut work.chunk);
-        chunk.resize(len, 0);
-        let copied = match self.disk.try_read(file, work.at, &mut chunk) {
+        if chunk.len() < len {
+            chunk.resize(len, 0);
+        }
+        let copied = match self.disk.try_read(file, work.at, &mut chunk[..len]) {
             Ok(Some(read)) => self.copy(work, &chunk[..read], read == len)?,
             Ok(None) => 0,
             Err(error) => {

@@ -77,6 +77,8 @@ pub(super) struct LogArrived {
 /// What stands at a place, as far as it could be had.
 struct Chunk {
     bytes: Vec<u8>,
+    /// How many of them.
+    len: usize,
     /// No fewer bytes than were asked for.
     is_all: bool,
     /// From the device: fewer bytes mean that the file ends there.
@@ -213,7 +215,7 @@ impl<D: Disk> Store<D> {
         let wanted = CHUNK_BYTES.min(most_bytes.max(64 << 10) as u64).max(place.need);
         let len = wanted.min(end - place.at) as usize;
         let chunk = self.fetch_chunk(slot, cursor, place, len)?;
-        let passed = self.pass_frames(slot, cursor, &chunk.bytes, most_bytes, out)?;
+        let passed = self.pass_frames(slot, cursor, &chunk.bytes[..chunk.len], most_bytes, out)?;
         let need = cursor.place.map_or(0, |place| place.need);
         if !chunk.is_cold {
             self.scratch = chunk.bytes;
@@ -239,17 +241,18 @@ impl<D: Disk> Store<D> {
             let arrived = found.and_then(|n| self.log_reads.remove(n));
             // Meanwhile another file may have taken the place of the one that was read.
             if let Some(LogArrived { bytes, .. }) = arrived.filter(|a| a.file == place.file && a.at == place.at) {
-                let is_all = bytes.len() >= asked;
-                return Ok(Chunk { bytes, is_all, is_cold: true });
+                let len = bytes.len();
+                return Ok(Chunk { bytes, len, is_all: len >= asked, is_cold: true });
             }
         }
         let mut bytes = std::mem::take(&mut self.scratch);
-        bytes.resize(len, 0);
-        match self.disk.try_read(place.file, place.at, &mut bytes) {
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        match self.disk.try_read(place.file, place.at, &mut bytes[..len]) {
             Ok(read) => {
-                bytes.truncate(read.unwrap_or(0));
-                let is_all = bytes.len() == len;
-                Ok(Chunk { bytes, is_all, is_cold: false })
+                let read = read.unwrap_or(0);
+                Ok(Chunk { bytes, len: read, is_all: read == len, is_cold: false })
             }
             Err(error) => Err(self.bad_log(slot, place.at, format!("reading it failed: {error}"))),
         }

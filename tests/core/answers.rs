@@ -66,6 +66,45 @@ fn requests_that_were_put_off_are_begun_in_the_order_in_which_they_came() {
     assert!(reads.iter().all(|read| world.answer_of(*read) == Some("new at 3")));
 }
 
+/// What eight clients had sent while the log had no room was staged in one turn when it had: 7 MiB, which took 6 ms.
+#[test]
+fn of_what_has_waited_a_turn_begins_no_more_than_it_can_do() {
+    const LARGE_BYTES: usize = 100_000;
+    let mut world = World::alone_with_room();
+    let (mine, _) = keys(&world);
+    let large = "x".repeat(LARGE_BYTES);
+    let waiting_behind = |world: &mut World, next: &Op<'_>| -> Vec<Ticket> {
+        let streams = 0..12;
+        let behind = streams.map(|conn| {
+            world.ask(conn, &op(Verb::Set, &mine[0], "v"));
+            // Behind its own write, which is not committed: what comes next waits with it.
+            world.ask(conn, &op(Verb::Get, &mine[0], ""));
+            world.ask(conn, next)
+        });
+        behind.collect()
+    };
+
+    let sets = waiting_behind(&mut world, &op(Verb::Set, &mine[1], &large));
+    let mut most = 0;
+    while sets.iter().any(|set| world.answer_of(*set).is_none()) {
+        world.turn();
+        most = most.max(world.core.unwritten_bytes());
+    }
+    assert!((5 * LARGE_BYTES..7 * LARGE_BYTES).contains(&most), "{most} bytes in one turn");
+
+    let gets = waiting_behind(&mut world, &op(Verb::Get, &mine[1], ""));
+    let unanswered = |world: &World| gets.iter().filter(|get| world.answer_of(**get).is_none()).count();
+    let mut left = gets.len();
+    while left > 0 {
+        let has_more = world.core.flush(&mut world.heard).unwrap();
+        let still = unanswered(&world);
+        assert!(left - still <= 6, "{} in one turn", left - still);
+        assert!(has_more || still == left || still == 0, "nothing else brings the rest");
+        left = still;
+    }
+    assert!(world.core.is_idle());
+}
+
 /// What a turn has of long records is enough for it; but nobody waits for ever behind those that come.
 #[test]
 fn requests_are_left_to_the_next_turn_once_and_come_first_there() {

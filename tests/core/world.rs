@@ -118,6 +118,15 @@ impl World {
         world
     }
 
+    /// The same, whose log takes more at once than a turn should.
+    pub fn alone_with_room() -> World {
+        let options = Options { segment_bytes: 16 << 20, ..Options::default() };
+        let fresh = SmallState::new(store_of(FIRST), 3, true);
+        let mut world = World::start_as(Machine::new(7), table(ALONE), FIRST, &[], fresh, options);
+        world.settle();
+        world
+    }
+
     /// The first node, whose shard has a replica: it leads epoch 1, and waits for the replica.
     pub fn primary() -> World {
         World::primary_with("")
@@ -176,6 +185,17 @@ impl World {
         fresh: SmallState,
     ) -> World {
         let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+        World::start_as(machine, cluster, me, registers, fresh, options)
+    }
+
+    fn start_as(
+        machine: Machine,
+        cluster: Cluster,
+        me: NodeId,
+        registers: &[Configuration],
+        fresh: SmallState,
+        options: Options,
+    ) -> World {
         let address = cluster.node(me).address;
         let fresh = || fresh;
         let (mut home, store, _) = Home::open(machine.disk(), options.clone(), address, fresh).unwrap();
