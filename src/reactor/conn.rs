@@ -8,6 +8,7 @@ use mio::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use super::READ_LARGE_BYTES;
 use super::buffer::Buffer;
 use crate::id::ConnId;
 
@@ -167,8 +168,9 @@ impl<T> Conn<T> {
         if !self.readable {
             return Filled::Drained;
         }
-        let room = buffer.room(want);
-        let room_bytes = room.len();
+        // There may be far more in a buffer that was used before.
+        let room_bytes = buffer.room(want).len().min(want.max(READ_LARGE_BYTES));
+        let room = &mut buffer.room(want)[..room_bytes];
         let result = loop {
             calls.reads += 1;
             match recv(&self.socket, &mut *room, RecvFlags::empty()) {

@@ -40,10 +40,8 @@ const READ_LARGE_BYTES: usize = 128 * 1024;
 /// How much a turn writes to connections that are not urgent: where many take large answers, what the turn has to do beside
 /// waits for no more than this.
 const SENT_BYTES: usize = 512 * 1024;
-/// How much it writes to each one that is urgent, or twice what the turn has added for it, so that none falls behind: but
-/// above this no more than was added, for a turn that adds so much has enough to do.
+/// How much it writes to each one that is urgent, or twice what the turn has added for it, so that none falls behind.
 const SENT_URGENT_BYTES: usize = 256 * 1024;
-const SENT_URGENT_MOST_BYTES: usize = 1024 * 1024;
 /// What was left of earlier reads moves back into the shared buffer, up to so many bytes: with the room that a read
 /// asks for, a few bytes of each of many connections would hold far more memory than anybody counts.
 const MOVED_BYTES: usize = 4 * 1024;
@@ -52,8 +50,8 @@ const POOL_BUFFER_BYTES: usize = 512 * 1024;
 const POOL_BYTES: usize = 4 * 1024 * 1024;
 /// The buffer that all connections share may have grown to so much.
 const SHARED_BYTES: usize = 2 * READ_BYTES;
-/// Buffers kept for large bodies, and for links, which pass them on, since each page of fresh memory costs a fault: the
-/// largest that is kept, and how many.
+/// Buffers kept for large bodies, messages and answers, since each page of fresh memory costs a fault: the largest that is
+/// kept, and how many.
 const LARGE_BUFFER_BYTES: usize = 2 * 1024 * 1024;
 const LARGE_BUFFERS: usize = 4;
 
@@ -332,13 +330,12 @@ impl<T: Kept> Reactor<T> {
             if !left.is_empty() {
                 buffer.extend(left.data());
             }
+            self.keep_large(left.into_memory());
         } else {
             step = buffer.len().clamp(MOVED_BYTES, READ_BYTES);
             let wanted = buffer.len() + want;
-            // None that is far larger: what a connection holds is counted by what it has sent, or promised.
             if buffer.capacity() <= SHARED_BYTES
-                && wanted > SHARED_BYTES
-                && let Some(large) = self.large.pop_if(|large| large.capacity() / 2 <= wanted)
+                && let Some(large) = take_large(&mut self.large, wanted)
             {
                 let left = std::mem::replace(&mut buffer, Buffer::on(large));
                 buffer.extend(left.data());
@@ -373,21 +370,19 @@ impl<T: Kept> Reactor<T> {
         }
         let all = buffer.len();
         buffer.consume(all);
-        if buffer.capacity() > SHARED_BYTES {
-            self.keep_large(buffer.into_memory());
-        } else if self.scratch.capacity() == 0 {
+        if self.scratch.capacity() == 0 && buffer.capacity() <= SHARED_BYTES {
             self.scratch = buffer;
+        } else {
+            self.keep_large(buffer.into_memory());
         }
     }
 
     /// The connection's output, to append to, and its state. What is appended leaves with the next
-    /// [`Reactor::flush_dirty`]. `None`: the connection is gone.
-    pub fn output(&mut self, id: ConnId) -> Option<(&mut Vec<u8>, &mut T)> {
+    /// [`Reactor::flush_dirty`]. `bytes`: about how many will be, where it may be many. `None`: the connection is gone.
+    pub fn output(&mut self, id: ConnId, bytes: usize) -> Option<(&mut Vec<u8>, &mut T)> {
         let conn = lookup(&mut self.conns, id)?;
         if conn.output.capacity() == 0 {
-            if conn.state.is_urgent()
-                && let Some(mut buffer) = self.large.pop()
-            {
+            if let Some(mut buffer) = take_large(&mut self.large, bytes) {
                 buffer.clear();
                 conn.output = buffer;
             } else if let Some(buffer) = self.pool.pop() {
@@ -409,8 +404,7 @@ impl<T: Kept> Reactor<T> {
     pub fn flush_dirty(&mut self, now_ms: u64, added: usize, mut done: impl FnMut(&mut Conn<T>)) {
         for is_urgent in [true, false] {
             let mut dirty = std::mem::take(&mut self.dirty[usize::from(is_urgent)]);
-            let urgent = SENT_URGENT_BYTES.max((2 * added).min(SENT_URGENT_MOST_BYTES)).max(added);
-            let mut room = if is_urgent { urgent } else { SENT_BYTES };
+            let mut room = if is_urgent { SENT_URGENT_BYTES.max(2 * added) } else { SENT_BYTES };
             dirty.retain(|id| {
                 let Some(conn) = lookup(&mut self.conns, *id) else { return false };
                 // What it holds stays unsent, so that its owner can tell what was begun.
@@ -454,7 +448,7 @@ impl<T: Kept> Reactor<T> {
 
     /// Marks a connection for [`Reactor::flush_dirty`] though nothing was appended: it became writable.
     pub fn touch(&mut self, id: ConnId) {
-        let _ = self.output(id);
+        let _ = self.output(id, 0);
     }
 
     /// Closes at the end of the turn. What stands in the output is not sent.
@@ -486,17 +480,18 @@ impl<T: Kept> Reactor<T> {
 
     fn recycle(&mut self, mut buffer: Vec<u8>) {
         let bytes = buffer.capacity();
-        if bytes > POOL_BUFFER_BYTES {
-            self.keep_large(buffer);
-        } else if bytes > 0 && self.pool_bytes + bytes <= POOL_BYTES {
+        if (1..=POOL_BUFFER_BYTES).contains(&bytes) && self.pool_bytes + bytes <= POOL_BYTES {
             buffer.clear();
             self.pool_bytes += bytes;
             self.pool.push(buffer);
+        } else {
+            self.keep_large(buffer);
         }
     }
 
     fn keep_large(&mut self, buffer: Vec<u8>) {
-        if buffer.capacity() <= LARGE_BUFFER_BYTES && self.large.len() < LARGE_BUFFERS {
+        let is_large = (SHARED_BYTES + 1..=LARGE_BUFFER_BYTES).contains(&buffer.capacity());
+        if is_large && self.large.len() < LARGE_BUFFERS {
             self.large.push(buffer);
         }
     }
@@ -512,6 +507,15 @@ const OUT_OF_RESOURCES: [i32; 4] = {
         Errno::NOMEM.raw_os_error(),
     ]
 };
+
+/// One for so many bytes, which are many, and none that is far larger: what a connection holds is counted by the bytes.
+fn take_large(large: &mut Vec<Vec<u8>>, bytes: usize) -> Option<Vec<u8>> {
+    if bytes <= SHARED_BYTES {
+        return None;
+    }
+    let fits = large.iter().position(|buffer| buffer.capacity() / 2 <= bytes)?;
+    Some(large.swap_remove(fits))
+}
 
 fn lookup<T>(conns: &mut Slab<Conn<T>>, id: ConnId) -> Option<&mut Conn<T>> {
     conns.get_mut(id.slot as usize).filter(|conn| conn.id == id)

@@ -79,7 +79,7 @@ fn bytes_that_are_left_come_back_before_the_new_ones() {
     assert!(reactor.scratch.capacity() >= READ_BYTES, "the shared buffer came back");
 }
 
-/// Reads a body of this length that one client sends, and says where in memory its end came to stand.
+/// Reads a body of this length that one client sends, and says where in memory it came to stand.
 fn body_at(reactor: &mut Reactor<()>, client: &Std, bytes: usize) -> *const u8 {
     let mut client = client.try_clone().unwrap();
     let sends = std::thread::spawn(move || client.write_all(&vec![b'x'; bytes]).unwrap());
@@ -186,7 +186,7 @@ fn what_is_sent_in_a_turn_is_bounded_and_nothing_of_it_is_lost() {
     }
     let ids: Vec<ConnId> = reactor.iter_mut().map(|conn| conn.id).collect();
     for (number, id) in ids.iter().enumerate() {
-        reactor.output(*id).unwrap().0.resize(lengths[number], number as u8);
+        reactor.output(*id, 0).unwrap().0.resize(lengths[number], number as u8);
     }
     let readers: Vec<_> = clients
         .into_iter()
@@ -228,8 +228,8 @@ fn one_that_takes_much_does_not_take_every_turn() {
     let clients: Vec<Std> = (0..2).map(|_| Std::connect(address).unwrap()).collect();
     turn_until(&mut reactor, |reactor| reactor.len() == clients.len());
     let ids: Vec<ConnId> = reactor.iter_mut().map(|conn| conn.id).collect();
-    reactor.output(ids[0]).unwrap().0.resize(2 * SENT_BYTES, 0);
-    reactor.output(ids[1]).unwrap().0.resize(10, 0);
+    reactor.output(ids[0], 0).unwrap().0.resize(2 * SENT_BYTES, 0);
+    reactor.output(ids[1], 0).unwrap().0.resize(10, 0);
     // It has more than a turn's share each time.
     for _ in 0..2 {
         reactor.get(ids[0]).unwrap().output.resize(2 * SENT_BYTES, 0);
@@ -282,7 +282,7 @@ fn output_that_the_socket_does_not_take_waits_for_it() {
     turn_until(&mut reactor, |reactor| reactor.len() == 1);
     let id = reactor.iter_mut().next().unwrap().id;
     let bytes = vec![7u8; 32 << 20];
-    reactor.output(id).unwrap().0.extend_from_slice(&bytes);
+    reactor.output(id, 0).unwrap().0.extend_from_slice(&bytes);
     reactor.flush_dirty(5, 0, |_| ());
     assert!(reactor.held_bytes() > 0, "32 MiB fit into no socket buffer");
     let reader = std::thread::spawn(move || {

@@ -318,7 +318,7 @@ impl Server {
             return self.refuse(id, about, CallKind::Other, &error);
         }
         if head.expect_continue
-            && let Some((out, Role::Client(client))) = self.reactor.output(id)
+            && let Some((out, Role::Client(client))) = self.reactor.output(id, 0)
         {
             if client.pipeline.is_empty() {
                 out.extend_from_slice(CONTINUE);
@@ -342,7 +342,7 @@ impl Server {
                 let page = admin::page(self, &page, head);
                 let (_, mut out) = self.core_and_sink();
                 let date = out.date;
-                out.respond(id, number, page.status, |bytes, due| {
+                out.respond(id, number, page.status, 0, |bytes, due| {
                     render::text(bytes, due.about, page.status, page.kind, page.body.as_bytes(), date);
                 });
             }
@@ -376,7 +376,7 @@ impl Server {
         let Some(number) = self.push(id, due) else { return Next::Never };
         let (_, mut out) = self.core_and_sink();
         let date = out.date;
-        out.respond(id, number, error.status, |bytes, due| render::error(bytes, due.about, error, date));
+        out.respond(id, number, error.status, 0, |bytes, due| render::error(bytes, due.about, error, date));
         self.behind(id, about)
     }
 
@@ -428,7 +428,7 @@ impl Server {
             cluster: Uuid::default(),
             written_bytes: 0,
         });
-        if let Some((out, _)) = self.reactor.output(id) {
+        if let Some((out, _)) = self.reactor.output(id, 0) {
             write_switching_protocols(out);
         }
         self.links += 1;

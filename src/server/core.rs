@@ -146,7 +146,9 @@ pub struct Core<D: Disk> {
     pub(super) readers: VecDeque<Waiter>,
     pub(super) cold: HashMap<OpId, LaneKey>,
     pub(super) commit_lanes: Vec<LaneKey>,
-    /// Bytes of values that were taken, or answered, since the turn's flush began.
+    /// Lanes that were left to the next turn, each once, in order.
+    pub(super) left: VecDeque<LaneKey>,
+    /// Bytes of values that were written, sent or answered since the last [`Core::release`] began.
     pub(super) begun_bytes: usize,
     pub(super) confirm_lanes: Vec<LaneKey>,
     pub(super) held_bytes: u64,
@@ -227,6 +229,7 @@ impl<D: Disk> Core<D> {
             readers: VecDeque::new(),
             cold: HashMap::new(),
             commit_lanes: Vec::new(),
+            left: VecDeque::new(),
             begun_bytes: 0,
             confirm_lanes: Vec::new(),
             held_bytes: 0,
@@ -401,14 +404,17 @@ impl<D: Disk> Core<D> {
 
     /// Begins a request whose turn it is.
     pub(super) fn begin(&mut self, asked: Asked, op: &Op<'_>, target: Target, known: Known<'_>, sink: &mut impl Sink) {
-        self.begun_bytes += op.value.len();
         match target {
-            Target::Link(link) => self.send(asked, op, link, sink),
+            Target::Link(link) => {
+                self.begun_bytes += op.value.len();
+                self.send(asked, op, link, sink);
+            }
             Target::Local => {
                 let last_write = self.lanes.get(&asked.lane).map_or(Lsn::ZERO, |lane| lane.last_write);
                 match self.execute(&asked, last_write, op, known, sink) {
                     Executed::Answered => {}
                     Executed::Pending { barrier, outcome, is_write } => {
+                        self.begun_bytes += op.value.len();
                         let lane = self.lanes.entry(asked.lane).or_default();
                         lane.running += 1;
                         lane.target = target;
@@ -460,9 +466,10 @@ impl<D: Disk> Core<D> {
         self.cold.clear();
         self.commit_lanes.clear();
         self.confirm_lanes.clear();
+        self.left.clear();
         for lane in self.lanes.values_mut() {
             lane.last_write = Lsn::ZERO;
-            if matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_) | Wait::Confirm(_)) {
+            if matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_) | Wait::Confirm(_) | Wait::Later) {
                 lane.wait = Wait::Primary;
             }
         }
@@ -496,7 +503,6 @@ impl<D: Disk> Core<D> {
     /// # Errors
     /// A write or a sync failed: the process must stop.
     pub fn flush(&mut self, sink: &mut impl Sink) -> Result<bool, Fatal> {
-        self.begun_bytes = 0;
         self.note_syncs();
         let (syncs, staged_bytes) = (self.store.syncs(), self.store.unwritten_bytes());
         self.gather_for_sync();

@@ -4,12 +4,11 @@
 
 use super::core::{Core, Sink};
 use super::lane::{LaneKey, Target, Wait};
-use crate::id::Lsn;
 use crate::store::disk::Disk;
 use crate::store::{Arrived, Known};
 
-/// Where what came has brought so many bytes of values since the turn's flush began, or so many were answered, what still
-/// waits is the next turn's: eight values of 1 MiB that had waited for the log's room came to be written at once.
+/// Where so many bytes of values were written, sent or answered, what still waits is the next turn's: seven values of 1 MiB
+/// that had waited for the log's room came to be written at once.
 const BEGUN_BYTES: usize = 512 << 10;
 
 impl<D: Disk> Core<D> {
@@ -29,7 +28,7 @@ impl<D: Disk> Core<D> {
                 return;
             }
             let Some(first) = lane.queue.front() else { return };
-            if matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_) | Wait::Confirm(_)) {
+            if matches!(lane.wait, Wait::Disk(_) | Wait::Commit(_) | Wait::Confirm(_) | Wait::Later) {
                 return;
             }
             let target = self.target(key, first.op().stale, sink);
@@ -44,9 +43,8 @@ impl<D: Disk> Core<D> {
                     return;
                 }
                 Some(_) if self.begun_bytes >= BEGUN_BYTES => {
-                    // Until the next `release`.
-                    lane.wait = Wait::Commit(Lsn::ZERO);
-                    self.commit_lanes.push(key);
+                    lane.wait = Wait::Later;
+                    self.left.push_back(key);
                     return;
                 }
                 Some(target) => {
@@ -59,9 +57,25 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// Whether this turn may have left something that nothing else will bring back.
-    pub(super) fn has_left(&self) -> bool {
-        self.begun_bytes >= BEGUN_BYTES && !self.commit_lanes.is_empty()
+    /// Whether something was left to the next turn, which must come at once.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Goes on with what earlier turns have left. A lane that has more to begin than there is room for goes behind the others.
+    fn go_on_with_left(&mut self, sink: &mut impl Sink) {
+        self.begun_bytes = 0;
+        for _ in 0..self.left.len() {
+            if self.begun_bytes >= BEGUN_BYTES {
+                return;
+            }
+            let Some(key) = self.left.pop_front() else { return };
+            if let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.wait == Wait::Later) {
+                lane.wait = Wait::Turn;
+                self.drain(key, sink);
+            }
+        }
     }
 
     pub(super) fn retry_primaries(&mut self, sink: &mut impl Sink) {
@@ -73,8 +87,9 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// Answers what has met its barrier.
+    /// Answers what has met its barrier, and goes on with what waited for that.
     pub(super) fn release(&mut self, sink: &mut impl Sink) {
+        self.go_on_with_left(sink);
         let applied = self.store.committed();
         for of_readers in [false, true] {
             loop {

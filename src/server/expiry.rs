@@ -82,11 +82,12 @@ impl<D: Disk> Core<D> {
                     self.held_bytes -= parked.held_bytes();
                 }
                 if at == 0 {
-                    lane.wait = if wait == Wait::Primary { wait } else { Wait::Turn };
+                    lane.wait = if matches!(wait, Wait::Primary | Wait::Later) { wait } else { Wait::Turn };
                 }
                 let failure = match wait {
                     Wait::Primary | Wait::Turn | Wait::Confirm(_) => Failure::NoPrimary,
                     Wait::Disk(_) | Wait::Commit(_) => Failure::DiskSlow,
+                    Wait::Later => Failure::Overloaded,
                 };
                 sink.answer(asked.ticket, &Outcome::Failed(failure));
             }

@@ -93,6 +93,8 @@ pub enum Wait {
     Disk(OpId),
     /// For a record to be committed: a write of its own stream, or what fills the log's buffers.
     Commit(Lsn),
+    /// For the next turn: this one has begun enough.
+    Later,
     /// For the other copies to confirm that this one leads: this round of asking them.
     Confirm(u64),
 }

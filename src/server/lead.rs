@@ -22,8 +22,6 @@ const WINDOW_BYTES: usize = 16 << 20;
 const QUEUE_BYTES: usize = 4 << 20;
 /// The log is read in pieces of this many bytes: catching up must leave the others room in a turn.
 const PIECE_BYTES: usize = 128 << 10;
-/// The most that a turn sends a copy from the log, if it adds less than that.
-const MOST_BYTES: usize = 1 << 20;
 /// How long a handover may take before it is given up.
 const HANDOVER_MS: u64 = 1_000;
 /// A primary that is told to stop waits so long to see whether the other copies are, too.
@@ -224,14 +222,13 @@ impl<D: Disk> Core<D> {
     }
 
     /// Sends what copies lack, from the log: at least a piece to each, and twice what this turn has added, so that none falls
-    /// behind further, but above [`MOST_BYTES`] no more than was added. Returns whether more can be sent at once.
+    /// behind further. Returns whether more can be sent at once.
     pub(super) fn catch_up(&mut self, staged_bytes: usize, sink: &mut impl Sink) -> bool {
         self.lead.has_read = false;
         let mut more = false;
-        let wanted_bytes = (2 * staged_bytes).min(MOST_BYTES).max(staged_bytes);
         for node in self.others() {
             let mut sent_bytes = 0;
-            while sent_bytes == 0 || sent_bytes < wanted_bytes {
+            while sent_bytes == 0 || sent_bytes < 2 * staged_bytes {
                 let Some(bytes) = self.send_piece(node, sink) else { break };
                 more = true;
                 if bytes == 0 {

@@ -152,7 +152,7 @@ impl Server {
     }
 
     fn ask_for_upgrade(&mut self, id: ConnId) {
-        let Some((out, Role::Link(link))) = self.reactor.output(id) else { return };
+        let Some((out, Role::Link(link))) = self.reactor.output(id, 0) else { return };
         let host = self.cluster.node(link.node).address;
         let request = format!(
             "GET {PEER_PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE_PEER}\r\n\r\n"

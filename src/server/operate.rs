@@ -94,7 +94,7 @@ impl Server {
         let body = format!("{text}\n");
         let (_, mut out) = self.core_and_sink();
         let date = out.date;
-        out.respond(conn, number, status, |bytes, due| {
+        out.respond(conn, number, status, 0, |bytes, due| {
             render::text(bytes, due.about, status, ContentType::Text, body.as_bytes(), date);
         });
     }

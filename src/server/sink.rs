@@ -37,7 +37,7 @@ impl Sink for Out<'_> {
         match ticket {
             Ticket::Client(conn, number) => {
                 let date = self.date;
-                self.respond(conn, number, render::status(outcome), |out, due| {
+                self.respond(conn, number, render::status(outcome), value_bytes(outcome), |out, due| {
                     render::outcome(out, due.about, due.verb, outcome, date);
                 });
             }
@@ -47,7 +47,7 @@ impl Sink for Out<'_> {
 
     fn send(&mut self, link: LinkId, message: &Message<'_>) -> Option<u64> {
         let place = self.reactor.get(link.0)?.queued_bytes();
-        let (out, _) = self.reactor.output(link.0)?;
+        let (out, _) = self.reactor.output(link.0, bulk_bytes(message))?;
         let queued = out.len();
         wire::encode(message, out);
         self.ledger.queued_bytes += (out.len() - queued) as u64;
@@ -74,9 +74,17 @@ impl Out<'_> {
         (self.max_inflight_bytes as u64).saturating_sub(held)
     }
 
-    /// Answers a client's request: `render` writes the answer once its turn has come.
-    pub fn respond(&mut self, id: ConnId, number: u64, status: u16, render: impl FnOnce(&mut Vec<u8>, Due)) {
-        let Some((out, Role::Client(client))) = self.reactor.output(id) else { return };
+    /// Answers a client's request: `render` writes the answer, of about so many bytes where they may be many, once its turn
+    /// has come.
+    pub fn respond(
+        &mut self,
+        id: ConnId,
+        number: u64,
+        status: u16,
+        bytes: usize,
+        render: impl FnOnce(&mut Vec<u8>, Due),
+    ) {
+        let Some((out, Role::Client(client))) = self.reactor.output(id, bytes) else { return };
         let (queued, early) = (out.len(), client.pipeline.early_bytes());
         let Some(due) = client.pipeline.answer(number, out, render) else { return };
         self.ledger.queued_bytes += (out.len() - queued) as u64;
@@ -96,5 +104,19 @@ impl Out<'_> {
         } else if is_paused {
             self.reactor.again(id);
         }
+    }
+}
+
+fn value_bytes(outcome: &Outcome<'_>) -> usize {
+    if let Outcome::Found { value, .. } = outcome { value.len() } else { 0 }
+}
+
+/// Of a message that may be long.
+fn bulk_bytes(message: &Message<'_>) -> usize {
+    match message {
+        Message::Append(append) => append.records.len(),
+        Message::Forward(forward) => forward.op.value.len(),
+        Message::Answer { outcome, .. } => value_bytes(outcome),
+        _ => 0,
     }
 }

@@ -105,6 +105,26 @@ fn of_what_has_waited_a_turn_begins_no_more_than_it_can_do() {
     assert!(world.core.is_idle());
 }
 
+/// A lane that has much to begin does not go before those behind it in every turn.
+#[test]
+fn of_lanes_that_were_left_each_has_its_turn() {
+    let mut world = World::alone_with_room();
+    let (mine, _) = keys(&world);
+    world.ask(9, &op(Verb::Set, &mine[1], &"x".repeat(300_000)));
+    world.settle();
+    let streams = [0, 1, 2];
+    for conn in streams {
+        world.ask(conn, &op(Verb::Set, &mine[0], "v"));
+    }
+    let gets = streams.map(|conn| [0; 6].map(|_| world.ask(conn, &op(Verb::Get, &mine[1], ""))));
+    while gets.as_flattened().iter().any(|get| world.answer_of(*get).is_none()) {
+        world.turn();
+        let answered = gets.map(|gets| gets.iter().filter(|get| world.answer_of(**get).is_some()).count());
+        let (most, least) = (answered.iter().max().unwrap(), answered.iter().min().unwrap());
+        assert!(most - least <= 4, "{answered:?} of each, two a turn");
+    }
+}
+
 /// What a turn has of long records is enough for it; but nobody waits for ever behind those that come.
 #[test]
 fn requests_are_left_to_the_next_turn_once_and_come_first_there() {
