@@ -169,8 +169,9 @@ impl<T> Conn<T> {
             return Filled::Drained;
         }
         // There may be far more in a buffer that was used before.
-        let room_bytes = buffer.room(want).len().min(want.max(READ_LARGE_BYTES));
-        let room = &mut buffer.room(want)[..room_bytes];
+        let room = buffer.room(want);
+        let room_bytes = room.len().min(READ_LARGE_BYTES);
+        let room = &mut room[..room_bytes];
         let result = loop {
             calls.reads += 1;
             match recv(&self.socket, &mut *room, RecvFlags::empty()) {

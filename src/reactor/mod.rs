@@ -333,6 +333,10 @@ impl<T: Kept> Reactor<T> {
             self.keep_large(left.into_memory());
         } else {
             step = buffer.len().clamp(MOVED_BYTES, READ_BYTES);
+            if want > 0 {
+                // More would make the buffer grow once more for the last of a body.
+                step = step.min(want);
+            }
             let wanted = buffer.len() + want;
             if buffer.capacity() <= SHARED_BYTES
                 && let Some(large) = take_large(&mut self.large, wanted)
@@ -513,8 +517,9 @@ fn take_large(large: &mut Vec<Vec<u8>>, bytes: usize) -> Option<Vec<u8>> {
     if bytes <= SHARED_BYTES {
         return None;
     }
-    let fits = large.iter().position(|buffer| buffer.capacity() / 2 <= bytes)?;
-    Some(large.swap_remove(fits))
+    let fits = large.iter().enumerate().filter(|(_, buffer)| buffer.capacity() / 2 <= bytes);
+    let (longest, _) = fits.max_by_key(|(_, buffer)| buffer.capacity())?;
+    Some(large.swap_remove(longest))
 }
 
 fn lookup<T>(conns: &mut Slab<Conn<T>>, id: ConnId) -> Option<&mut Conn<T>> {

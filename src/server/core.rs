@@ -146,7 +146,7 @@ pub struct Core<D: Disk> {
     pub(super) readers: VecDeque<Waiter>,
     pub(super) cold: HashMap<OpId, LaneKey>,
     pub(super) commit_lanes: Vec<LaneKey>,
-    /// Lanes that were left to the next turn, each once, in order.
+    /// Lanes that were left to the next turn, in order.
     pub(super) left: VecDeque<LaneKey>,
     /// Bytes of values that were written, sent or answered since the last [`Core::release`] began.
     pub(super) begun_bytes: usize,

@@ -93,7 +93,7 @@ pub enum Wait {
     Disk(OpId),
     /// For a record to be committed: a write of its own stream, or what fills the log's buffers.
     Commit(Lsn),
-    /// For the next turn: this one has begun enough.
+    /// For the next [`super::core::Core::flush`] to go on: enough has been begun before.
     Later,
     /// For the other copies to confirm that this one leads: this round of asking them.
     Confirm(u64),

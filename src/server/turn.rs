@@ -48,7 +48,7 @@ const READ_CLIENTS: usize = 96;
 /// After so many bytes of records the rest of a reading is the next turn's, too: they are still to be written and sent,
 /// and compaction works in proportion to them.
 const READ_RECORD_BYTES: usize = 512 << 10;
-/// However much the turn before has left to be written: small requests do not wait for that.
+/// However much the turn before has left to be written: small requests do not wait for all of that.
 const READ_RECORD_LEAST_BYTES: usize = 16 << 10;
 /// How long a connection above the limit may take to show that it is a peer's, in milliseconds.
 const SURPLUS_MS: u64 = 1_000;
@@ -253,8 +253,8 @@ impl Server {
         // What the turn before left to be written, of what had waited, is the clients' as well.
         let begun_bytes = self.core.unwritten_bytes();
         for is_urgent in [true, false] {
-            let most_bytes = if is_urgent { 0 } else { begun_bytes };
-            let most_bytes = READ_RECORD_BYTES.saturating_sub(most_bytes).max(READ_RECORD_LEAST_BYTES);
+            let taken_bytes = if is_urgent { 0 } else { begun_bytes };
+            let most_bytes = READ_RECORD_BYTES.saturating_sub(taken_bytes).max(READ_RECORD_LEAST_BYTES);
             self.reads_until_ns = self.now.boot_ns + READ_NS;
             self.reads_until_bytes = self.core.unwritten_bytes() + most_bytes;
             let mut left = if is_urgent { usize::MAX } else { READ_CLIENTS };
